@@ -1,0 +1,13 @@
+//! The boundary: what `interceptor` and `filterd` may say to each other, and how it crosses a unix socket.
+//! No policy, no HTTP, no state: bytes to messages and back. Each side treats the other as hostile.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+mod message;
+mod wire;
+
+pub use message::{DialFailure, FromFilterd, FromInterceptor, Hello, Subject};
+pub use wire::{DecodeError, MAX_MESSAGE, PROTOCOL_MAJOR, PROTOCOL_MINOR};
+
+/// The name of interceptor's listening socket below the runtime directory.
+pub const FILTER_SOCKET: &str = "filter.sock";

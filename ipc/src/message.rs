@@ -1,0 +1,335 @@
+//! The messages. One enum a direction, so that neither process can even name what only the other may say.
+//! Decides nothing: a well-formed message may still be refused by whoever gets it.
+
+use crate::wire::{DecodeError, Reader, Writer, kind};
+use std::net::SocketAddr;
+
+/// Opens a channel, from both ends, before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// The newest minor version of the protocol that the sender speaks.
+    pub minor: u8,
+    /// The oldest minor version that it still speaks (the one before its newest).
+    pub oldest_minor: u8,
+}
+
+impl Hello {
+    /// What this build says.
+    pub const OURS: Hello = Hello {
+        minor: crate::wire::PROTOCOL_MINOR,
+        oldest_minor: crate::wire::PROTOCOL_MINOR.saturating_sub(1),
+    };
+
+    /// The minor version that both ends speak.
+    ///
+    /// # Errors
+    /// [`DecodeError::Version`] if there is none; the two programs are too far apart and one must be upgraded.
+    pub fn agree(self, peer: Hello) -> Result<u8, DecodeError> {
+        let minor = self.minor.min(peer.minor);
+        if minor >= self.oldest_minor && minor >= peer.oldest_minor {
+            Ok(minor)
+        } else {
+            Err(DecodeError::Version)
+        }
+    }
+}
+
+/// Who the kernel says the client is, taken when its SYN arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    pub uid: u32,
+}
+
+/// Why an upstream connection could not be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialFailure {
+    /// The metadata service answered with a reset.
+    Refused,
+    /// No answer within the dial limit.
+    TimedOut,
+    /// The host has no route to it, or the kernel refused the attempt.
+    Unreachable,
+    /// More dials are under way than the limit allows.
+    TooMany,
+    /// No such index in interceptor's configuration.
+    UnknownUpstream,
+}
+
+/// What interceptor says to filterd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromInterceptor {
+    Hello(Hello),
+    /// A captured connection; its bytes travel over the one descriptor that comes with this message.
+    Connection {
+        id: u64,
+        subject: Subject,
+        client: SocketAddr,
+        /// The address and port that the client connected to.
+        service: SocketAddr,
+        /// That address as an index for [`FromFilterd::Dial`].
+        upstream: u16,
+    },
+    /// The connected upstream socket is the one descriptor that comes with this message.
+    Dialled {
+        dial: u64,
+    },
+    DialFailed {
+        dial: u64,
+        why: DialFailure,
+    },
+}
+
+/// What filterd says to interceptor. Never with a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromFilterd {
+    Hello(Hello),
+    /// Asks for a connection to a configured upstream; `dial` is filterd's own number for the ask.
+    Dial {
+        dial: u64,
+        upstream: u16,
+    },
+    /// filterd is about to close this connection on purpose. End of file without it is a death.
+    Close {
+        connection: u64,
+    },
+}
+
+impl FromInterceptor {
+    /// Whether exactly one descriptor must come with this message.
+    #[must_use]
+    pub fn carries_descriptor(&self) -> bool {
+        match self {
+            Self::Connection { .. } | Self::Dialled { .. } => true,
+            Self::Hello(_) | Self::DialFailed { .. } => false,
+        }
+    }
+
+    /// Appends nothing, replaces `out` by the encoded message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Writer::new(out);
+        match self {
+            Self::Hello(hello) => w.hello(*hello),
+            Self::Connection { id, subject, client, service, upstream } => {
+                w.kind(kind::CONNECTION);
+                w.u64(*id);
+                w.u32(subject.uid);
+                w.address(*client);
+                w.address(*service);
+                w.u16(*upstream);
+            }
+            Self::Dialled { dial } => {
+                w.kind(kind::DIALLED);
+                w.u64(*dial);
+            }
+            Self::DialFailed { dial, why } => {
+                w.kind(kind::DIAL_FAILED);
+                w.u64(*dial);
+                w.u8(match why {
+                    DialFailure::Refused => 1,
+                    DialFailure::TimedOut => 2,
+                    DialFailure::Unreachable => 3,
+                    DialFailure::TooMany => 4,
+                    DialFailure::UnknownUpstream => 5,
+                });
+            }
+        }
+        w.finish();
+    }
+
+    /// # Errors
+    /// Whatever is not exactly one message of this direction.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes)?;
+        let message = match r.kind() {
+            kind::HELLO => Self::Hello(r.hello()?),
+            kind::CONNECTION => Self::Connection {
+                id: r.u64()?,
+                subject: Subject { uid: r.u32()? },
+                client: r.address()?,
+                service: r.address()?,
+                upstream: r.u16()?,
+            },
+            kind::DIALLED => Self::Dialled { dial: r.u64()? },
+            kind::DIAL_FAILED => Self::DialFailed {
+                dial: r.u64()?,
+                why: match r.u8()? {
+                    1 => DialFailure::Refused,
+                    2 => DialFailure::TimedOut,
+                    3 => DialFailure::Unreachable,
+                    4 => DialFailure::TooMany,
+                    5 => DialFailure::UnknownUpstream,
+                    _ => return Err(DecodeError::Value),
+                },
+            },
+            _ => return Err(DecodeError::Kind),
+        };
+        r.finish()?;
+        Ok(message)
+    }
+}
+
+impl FromFilterd {
+    /// Replaces `out` by the encoded message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Writer::new(out);
+        match self {
+            Self::Hello(hello) => w.hello(*hello),
+            Self::Dial { dial, upstream } => {
+                w.kind(kind::DIAL);
+                w.u64(*dial);
+                w.u16(*upstream);
+            }
+            Self::Close { connection } => {
+                w.kind(kind::CLOSE);
+                w.u64(*connection);
+            }
+        }
+        w.finish();
+    }
+
+    /// # Errors
+    /// Whatever is not exactly one message of this direction.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes)?;
+        let message = match r.kind() {
+            kind::HELLO => Self::Hello(r.hello()?),
+            kind::DIAL => Self::Dial { dial: r.u64()?, upstream: r.u16()? },
+            kind::CLOSE => Self::Close { connection: r.u64()? },
+            _ => return Err(DecodeError::Kind),
+        };
+        r.finish()?;
+        Ok(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::MAX_MESSAGE;
+    use proptest::prelude::*;
+
+    fn samples_from_interceptor() -> Vec<FromInterceptor> {
+        let client = "10.0.0.5:40001".parse().unwrap();
+        let service = "169.254.169.254:80".parse().unwrap();
+        let client6 = "[fd00:1::2]:40001".parse().unwrap();
+        let service6 = "[fd00:ec2::254]:80".parse().unwrap();
+        let subject = Subject { uid: 1000 };
+        let mut all = vec![
+            FromInterceptor::Hello(Hello::OURS),
+            FromInterceptor::Connection { id: 7, subject: subject.clone(), client, service, upstream: 0 },
+            FromInterceptor::Connection {
+                id: u64::MAX,
+                subject,
+                client: client6,
+                service: service6,
+                upstream: 1,
+            },
+            FromInterceptor::Dialled { dial: 3 },
+        ];
+        for why in [
+            DialFailure::Refused,
+            DialFailure::TimedOut,
+            DialFailure::Unreachable,
+            DialFailure::TooMany,
+            DialFailure::UnknownUpstream,
+        ] {
+            all.push(FromInterceptor::DialFailed { dial: 9, why });
+        }
+        all
+    }
+
+    fn samples_from_filterd() -> Vec<FromFilterd> {
+        vec![
+            FromFilterd::Hello(Hello::OURS),
+            FromFilterd::Dial { dial: 1, upstream: 2 },
+            FromFilterd::Close { connection: 3 },
+        ]
+    }
+
+    #[test]
+    fn every_message_survives_the_wire_and_every_truncation_or_extension_is_refused() {
+        let mut bytes = Vec::new();
+        for message in samples_from_interceptor() {
+            message.encode(&mut bytes);
+            assert_eq!(FromInterceptor::decode(&bytes), Ok(message));
+            for cut in 0..bytes.len() {
+                assert!(FromInterceptor::decode(&bytes[..cut]).is_err());
+            }
+            bytes.push(0);
+            assert!(FromInterceptor::decode(&bytes).is_err());
+        }
+        for message in samples_from_filterd() {
+            message.encode(&mut bytes);
+            assert_eq!(FromFilterd::decode(&bytes), Ok(message));
+            for cut in 0..bytes.len() {
+                assert!(FromFilterd::decode(&bytes[..cut]).is_err());
+            }
+            bytes.push(0);
+            assert!(FromFilterd::decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn neither_direction_accepts_the_other_ones_messages() {
+        let mut bytes = Vec::new();
+        FromFilterd::Dial { dial: 1, upstream: 0 }.encode(&mut bytes);
+        assert_eq!(FromInterceptor::decode(&bytes), Err(DecodeError::Kind));
+        FromInterceptor::Dialled { dial: 1 }.encode(&mut bytes);
+        assert_eq!(FromFilterd::decode(&bytes), Err(DecodeError::Kind));
+    }
+
+    /// The bytes of version 1.0, written down: a change here is a change of the protocol.
+    #[test]
+    fn the_bytes_of_version_1_0_stay_as_they_are() {
+        let mut bytes = Vec::new();
+        FromFilterd::Dial { dial: 0x0102_0304_0506_0708, upstream: 0x0a0b }.encode(&mut bytes);
+        assert_eq!(bytes, [18, 0, 0, 0, 1, 0, 16, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0x0b, 0x0a]);
+        FromFilterd::Hello(Hello { minor: 0, oldest_minor: 0 }).encode(&mut bytes);
+        assert_eq!(bytes, [10, 0, 0, 0, 1, 0, 1, 0, 0, 0]);
+        FromInterceptor::Connection {
+            id: 1,
+            subject: Subject { uid: 2 },
+            client: "1.2.3.4:5".parse().unwrap(),
+            service: "6.7.8.9:80".parse().unwrap(),
+            upstream: 3,
+        }
+        .encode(&mut bytes);
+        assert_eq!(
+            bytes,
+            [
+                36, 0, 0, 0, 1, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 4, 1, 2, 3, 4, 5, 0, 4, 6, 7, 8,
+                9, 80, 0, 3, 0
+            ]
+        );
+    }
+
+    #[test]
+    fn a_peer_one_minor_away_is_understood_and_one_further_is_a_clear_error() {
+        let ours = Hello { minor: 3, oldest_minor: 2 };
+        assert_eq!(ours.agree(Hello { minor: 2, oldest_minor: 1 }), Ok(2));
+        assert_eq!(ours.agree(Hello { minor: 4, oldest_minor: 3 }), Ok(3));
+        assert_eq!(ours.agree(Hello { minor: 1, oldest_minor: 0 }), Err(DecodeError::Version));
+        assert_eq!(ours.agree(Hello { minor: 5, oldest_minor: 4 }), Err(DecodeError::Version));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_decodes_encodes_to_the_same_bytes(bytes in prop::collection::vec(any::<u8>(), 0..64), kind in 0u16..40, major in 0u16..3) {
+            let mut framed = Vec::new();
+            framed.extend_from_slice(&u32::try_from(bytes.len() + 8).unwrap().to_le_bytes());
+            framed.extend_from_slice(&major.to_le_bytes());
+            framed.extend_from_slice(&kind.to_le_bytes());
+            framed.extend_from_slice(&bytes);
+            let mut again = Vec::new();
+            if let Ok(message) = FromInterceptor::decode(&framed) {
+                message.encode(&mut again);
+                prop_assert_eq!(&again, &framed);
+            }
+            if let Ok(message) = FromFilterd::decode(&framed) {
+                message.encode(&mut again);
+                prop_assert_eq!(&again, &framed);
+            }
+            prop_assert!(framed.len() <= MAX_MESSAGE);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Bytes and fields: a little-endian header (length, version, kind), then the typed fields of that kind.
+//! Total: no indexing, no cast; whatever is not exactly one message is an error.
+
+use crate::message::Hello;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// Programs with different majors cannot talk.
+pub const PROTOCOL_MAJOR: u16 = 1;
+/// Each program also speaks the minor before its own.
+pub const PROTOCOL_MINOR: u8 = 0;
+/// No message is longer; room for one and not more is offered to a peer.
+pub const MAX_MESSAGE: usize = 4096;
+const HEADER: usize = 8;
+
+pub(crate) mod kind {
+    pub(crate) const HELLO: u16 = 1;
+    pub(crate) const CONNECTION: u16 = 2;
+    pub(crate) const DIALLED: u16 = 3;
+    pub(crate) const DIAL_FAILED: u16 = 4;
+    pub(crate) const DIAL: u16 = 16;
+    pub(crate) const CLOSE: u16 = 17;
+}
+
+/// Why bytes are no message. Fatal for the peer that sent them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The length in the header is not the length of the record.
+    Length,
+    /// The two programs are of versions that cannot talk.
+    Version,
+    /// No message of this direction has that kind.
+    Kind,
+    /// A field has a value that nothing sends.
+    Value,
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Length => "a message of the wrong length",
+            Self::Version => {
+                "a protocol version this program does not speak: install the same version of both programs"
+            }
+            Self::Kind => "a message of an unknown kind",
+            Self::Value => "a message with an impossible value",
+        })
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+pub(crate) struct Writer<'a>(&'a mut Vec<u8>);
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
+        out.clear();
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&PROTOCOL_MAJOR.to_le_bytes());
+        Self(out)
+    }
+    pub(crate) fn kind(&mut self, kind: u16) {
+        self.u16(kind);
+    }
+    pub(crate) fn hello(&mut self, hello: Hello) {
+        self.kind(kind::HELLO);
+        self.u8(hello.minor);
+        self.u8(hello.oldest_minor);
+    }
+    pub(crate) fn u8(&mut self, value: u8) {
+        self.0.push(value);
+    }
+    pub(crate) fn u16(&mut self, value: u16) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    pub(crate) fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    pub(crate) fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    pub(crate) fn address(&mut self, address: SocketAddr) {
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                self.u8(4);
+                self.0.extend_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                self.u8(6);
+                self.0.extend_from_slice(&ip.octets());
+            }
+        }
+        self.u16(address.port());
+    }
+    /// Writes the length into the header.
+    pub(crate) fn finish(self) {
+        let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        if let Some(place) = self.0.first_chunk_mut::<4>() {
+            *place = length.to_le_bytes();
+        }
+    }
+}
+
+pub(crate) struct Reader<'a> {
+    kind: u16,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        if bytes.len() < HEADER || bytes.len() > MAX_MESSAGE {
+            return Err(DecodeError::Length);
+        }
+        let mut reader = Self { kind: 0, rest: bytes };
+        let length = reader.u32()?;
+        if usize::try_from(length) != Ok(bytes.len()) {
+            return Err(DecodeError::Length);
+        }
+        if reader.u16()? != PROTOCOL_MAJOR {
+            return Err(DecodeError::Version);
+        }
+        reader.kind = reader.u16()?;
+        Ok(reader)
+    }
+    pub(crate) fn kind(&self) -> u16 {
+        self.kind
+    }
+    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (chunk, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Length)?;
+        self.rest = rest;
+        Ok(*chunk)
+    }
+    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.chunk().map(u8::from_le_bytes)
+    }
+    pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.chunk().map(u16::from_le_bytes)
+    }
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.chunk().map(u32::from_le_bytes)
+    }
+    pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.chunk().map(u64::from_le_bytes)
+    }
+    pub(crate) fn hello(&mut self) -> Result<Hello, DecodeError> {
+        Ok(Hello { minor: self.u8()?, oldest_minor: self.u8()? })
+    }
+    pub(crate) fn address(&mut self) -> Result<SocketAddr, DecodeError> {
+        let ip = match self.u8()? {
+            4 => IpAddr::from(self.chunk::<4>()?),
+            6 => IpAddr::from(self.chunk::<16>()?),
+            _ => return Err(DecodeError::Value),
+        };
+        Ok(SocketAddr::new(ip, self.u16()?))
+    }
+    pub(crate) fn finish(self) -> Result<(), DecodeError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Length) }
+    }
+}

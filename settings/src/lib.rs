@@ -1,0 +1,20 @@
+//! What a process reads while it starts and before it gives up its privileges: imds-filterd.toml and the account
+//! database. Nothing here is called after that. Knows neither HTTP nor rules.
+#![forbid(unsafe_code)]
+
+mod accounts;
+mod file;
+
+pub use accounts::{AccountError, Accounts, Group, User};
+pub use file::{
+    Capture, DEFAULT_PATH, Filter, Forwarded, GroupSource, Guard, Limits, Service, Settings, SettingsError,
+};
+
+/// Exit codes of sysexits(3), the ones these programs use.
+pub mod exit {
+    pub const USAGE: u8 = 64;
+    pub const OS: u8 = 71;
+    pub const TEMPORARY: u8 = 75;
+    pub const PERMISSION: u8 = 77;
+    pub const CONFIGURATION: u8 = 78;
+}
