@@ -1,1 +1,105 @@
-fn main() {}
+//! The operator's command: checks rules and explains verdicts, with the very parser and `decide` of imds-filterd.
+//! Changes nothing on the host and needs no privileges.
+#![forbid(unsafe_code)]
+
+mod check;
+mod explain;
+mod load;
+
+use clap::{Parser, Subcommand};
+use imds_settings::exit;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Check and explain the rules of imds-filterd: who may read what of the instance metadata service.
+#[derive(Debug, Parser)]
+#[command(
+    name = "imdsctl",
+    version,
+    after_help = "Exit status, as in sysexits(3): 0 done, 64 wrong usage, \
+    66 a file cannot be read, 71 the account database cannot be asked, 78 the rules or settings are wrong."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a file of rules; exit 0 if imds-filterd can use it, 78 with every fault and its place if not
+    Check {
+        /// The file of rules
+        file: PathBuf,
+        /// Only warn of users and groups that this host does not have (their rules match nobody)
+        #[arg(long)]
+        allow_unknown: bool,
+    },
+    /// Say whether a user may read a path, and which rule decides
+    Explain {
+        /// The file of rules [default: the one of the settings]
+        #[arg(long, value_name = "FILE")]
+        rules: Option<PathBuf>,
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE", conflicts_with = "rules")]
+        config: Option<PathBuf>,
+        /// The user who asks
+        #[arg(long, value_name = "NAME|UID")]
+        user: String,
+        /// A group of his besides those of the account database; may be given more than once
+        #[arg(long = "group", value_name = "NAME|GID")]
+        groups: Vec<String>,
+        /// The method of the request
+        #[arg(long, default_value = "GET")]
+        method: String,
+        /// The path, as in a request (percent-encoding and all)
+        path: String,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) code: u8,
+    pub(crate) message: String,
+}
+
+/// EX_NOINPUT: an input file cannot be read.
+pub(crate) const NO_INPUT: u8 = 66;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // nowhere left to tell if even this cannot be written
+            let _ = error.print();
+            return if wrong { exit::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let answer = match arguments.command {
+        Command::Check { file, allow_unknown } => check::run(&file, allow_unknown),
+        Command::Explain { rules, config, user, groups, method, path } => {
+            explain::run(rules, config.as_deref(), &explain::Question { user, groups, method, path })
+        }
+    };
+    match answer.and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fault { code, message }) => {
+            // as above
+            let _ = writeln!(io::stderr(), "{message}");
+            code.into()
+        }
+    }
+}
+
+/// A reader who has seen enough (`| head -1`) is no fault.
+fn print(text: &str) -> Result<(), Fault> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Fault { code: exit::OS, message: format!("imdsctl: standard output: {error}") })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,46 @@
+//! Why a verdict is what it is, for people. The verdict itself is `decide`'s; looks at every rule, so never on the
+//! way of a request.
+
+use crate::decide::{Verdict, decide};
+use crate::request::Request;
+use crate::rules::{RuleRef, Rules, Subject};
+
+#[derive(Debug)]
+pub struct Explanation {
+    pub verdict: Verdict,
+    /// The deciding rule; `None` when no rule matched.
+    pub rule: Option<RuleRef>,
+    pub reason: &'static str,
+    /// The other rules that match subject and path, in the order of the file.
+    pub others: Vec<RuleRef>,
+}
+
+#[must_use]
+pub fn explain(rules: &Rules, subject: &Subject, request: Request) -> Explanation {
+    let matching: Vec<RuleRef> =
+        rules.all_matches(subject, &request).into_iter().map(|rule| rule.rule.clone()).collect();
+    let token = request.asks_for_token();
+    let verdict = decide(rules, subject, request);
+    let rule = match &verdict {
+        Verdict::Allow(permit) => permit.rule(),
+        Verdict::Deny(denial) => denial.rule(),
+    };
+    let reason = match (&rule, token) {
+        (None, false) => "no rule matches this user and path",
+        (None, true) => "no rule about /latest/api matches, and no Allow rule is for this user",
+        (Some(_), false) => "it is the last rule that matches this user and path",
+        (Some(rule), true) if about_api(rules, rule) => {
+            "it is the last rule about /latest/api that matches this user: such rules decide tokens"
+        }
+        (Some(_), true) => "whoever may read something may have a token; no rule about /latest/api matches",
+    };
+    let others = matching.into_iter().filter(|other| Some(other) != rule.as_ref()).collect();
+    Explanation { verdict, rule, reason, others }
+}
+
+fn about_api(rules: &Rules, rule: &RuleRef) -> bool {
+    rules
+        .compiled
+        .iter()
+        .any(|each| each.rule == *rule && crate::tree::in_scope(&each.pattern, crate::tree::Scope::Api))
+}

@@ -1,0 +1,87 @@
+//! The canonical request: built here from a head, judged by the rules, and sent upstream as it is.
+//! Holds no byte that was not judged; shows no header value.
+
+use crate::fields::{self, Field};
+use crate::target::Target;
+use crate::{Head, Method, Profile, Refusal};
+use std::fmt;
+
+/// A request with one reading. Made by [`Request::canonicalise`] only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Request {
+    method: Method,
+    target: Target,
+    fields: Vec<Field>,
+}
+
+impl fmt::Debug for Request {
+    /// Header values are tokens, a query may hold anything: neither is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method.as_str(), self.path())
+    }
+}
+
+impl Request {
+    /// # Errors
+    /// A [`Refusal`] for whatever is malformed, ambiguous, or of no use to the service.
+    pub fn canonicalise(head: &Head<'_>, profile: &Profile) -> Result<Self, Refusal> {
+        let method = judge_method(head.method)?;
+        let target = Target::judge(head.target, profile)?;
+        let fields = fields::judge(head, profile)?;
+        let request = Self { method, target, fields };
+        request.check_put()?;
+        Ok(request)
+    }
+
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The canonical path for the log: ASCII, percent-encoded, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        let target = self.upstream_target();
+        target.split_once('?').map_or(target, |(path, _)| path)
+    }
+
+    /// Decoded segments; a trailing slash adds none.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.target.segments()
+    }
+
+    /// Path and query as they are sent.
+    #[must_use]
+    pub fn upstream_target(&self) -> &str {
+        &self.target.encoded
+    }
+
+    /// The headers to send, in order of arrival. `Host` and `Connection` are the sender's business.
+    pub fn upstream_headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter().map(|(name, value)| (*name, &**value))
+    }
+
+    /// Whether this is the PUT that begins IMDSv2.
+    #[must_use]
+    pub fn asks_for_token(&self) -> bool {
+        self.method == Method::Put
+    }
+
+    /// A PUT is the ask for a token or nothing; what follows relies on it.
+    fn check_put(&self) -> Result<(), Refusal> {
+        if self.method != Method::Put {
+            return Ok(());
+        }
+        let mut segments = self.segments();
+        match (segments.next(), segments.next(), segments.next(), segments.next()) {
+            (Some("latest"), Some("api"), Some("token"), None) => Ok(()),
+            (Some(_), Some("api"), Some("token"), None) => Err(Refusal::DatedToken),
+            _ => Err(Refusal::PutPath),
+        }
+    }
+}
+
+/// Methods are case-sensitive (RFC 9110 section 9.1).
+fn judge_method(raw: &[u8]) -> Result<Method, Refusal> {
+    Method::ALL.into_iter().find(|method| method.as_str().as_bytes() == raw).ok_or(Refusal::Method)
+}

@@ -1,0 +1,141 @@
+//! Random rules and requests over small alphabets, and a reference that decides in one simple loop.
+//! Shares no code with the matcher.
+
+use imds_rules::{
+    GroupName, Head, Members, Names, Profile, Request, Rules, Subject, Verdict, Version, decide, parse,
+};
+use proptest::prelude::*;
+
+/// One rule; users are u0 to u3 with that uid, groups g0 to g3 with that gid. u3 and g3 are unknown.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) verb: &'static str,
+    pub(crate) user: Option<u32>,
+    pub(crate) group: Option<u32>,
+    pub(crate) pattern: Vec<&'static str>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) put: bool,
+    pub(crate) uid: u32,
+    pub(crate) groups: Option<Vec<u32>>,
+    pub(crate) path: Vec<&'static str>,
+}
+
+const NOBODY: u32 = 3;
+/// The members of each group by the account database.
+const MEMBERS: [&[u32]; 3] = [&[0, 1], &[1, 2], &[]];
+
+pub(crate) fn line() -> impl Strategy<Value = Line> {
+    let segment = prop::sample::select(vec!["a", "b", "*", "*", "latest", "api", "token"]);
+    (
+        prop::sample::select(vec!["Allow", "Deny"]),
+        prop::option::weighted(0.4, 0..4u32),
+        prop::option::weighted(0.4, 0..4u32),
+        prop_oneof![
+            3 => prop::collection::vec(segment, 0..5),
+            1 => prop::sample::select(vec![
+                vec!["latest", "api"], vec!["*", "api"], vec!["*", "*"], vec!["latest", "api", "token"],
+                vec!["latest", "*", "token"], vec!["*", "api", "*"], vec!["latest"],
+            ]),
+        ],
+    )
+        .prop_map(|(verb, user, group, pattern)| Line { verb, user, group, pattern })
+}
+
+pub(crate) fn ask() -> impl Strategy<Value = Ask> {
+    let segment = prop::sample::select(vec!["a", "b", "c", "latest", "api", "token"]);
+    (
+        prop::bool::weighted(0.3),
+        0..5u32,
+        prop::option::of(prop::collection::vec(0..5u32, 0..4)),
+        prop::collection::vec(segment, 0..6),
+    )
+        .prop_map(|(put, uid, groups, path)| {
+            let path = if put { vec!["latest", "api", "token"] } else { path };
+            Ask { put, uid, groups, path }
+        })
+}
+
+pub(crate) fn text(lines: &[Line]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(line.verb);
+        line.user.iter().for_each(|user| text.push_str(&format!(" user u{user}")));
+        line.group.iter().for_each(|group| text.push_str(&format!(" group g{group}")));
+        text.push_str(&format!(" \"/{}\"\n", line.pattern.join("/")));
+    }
+    text
+}
+
+/// The library's verdict: allowed, and the deciding line.
+pub(crate) fn fast(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
+    let parsed = parse("t.conf", text(lines).as_bytes()).unwrap();
+    let number = |name: &str| name.get(1..).and_then(|n| n.parse().ok()).filter(|n| *n != NOBODY);
+    let names = Names::resolve(
+        &parsed,
+        |user| Ok::<_, ()>(number(user)),
+        |group| match group {
+            GroupName::Gid(_) => Err(()),
+            GroupName::Name(name) => Ok(number(name).map(|gid| {
+                let uids = MEMBERS[usize::try_from(gid).unwrap()].iter().copied().collect();
+                Members { gid, uids }
+            })),
+        },
+    )
+    .unwrap();
+    let rules = Rules::new(&parsed, &names);
+    let subject = Subject { uid: ask.uid, groups: ask.groups.clone() };
+    match decide(&rules, &subject, request(ask)) {
+        Verdict::Allow(permit) => (true, permit.rule().map(|rule| rule.line)),
+        Verdict::Deny(denial) => (false, denial.rule().map(|rule| rule.line)),
+    }
+}
+
+fn request(ask: &Ask) -> Request {
+    let target = format!("/{}", ask.path.join("/"));
+    let method: &[u8] = if ask.put { b"PUT" } else { b"GET" };
+    let head = Head { method, target: target.as_bytes(), version: Version::Http10, headers: &[] };
+    Request::canonicalise(&head, &Profile::ec2(vec![], 80, vec![])).unwrap()
+}
+
+/// What the design says, in the plainest way.
+#[allow(dead_code)] // not every test compares
+pub(crate) fn linear(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
+    let about_api = |line: &Line| {
+        let begins = |version| line.pattern.starts_with(&[version, "api"]);
+        begins("latest") || begins("*")
+    };
+    let (mut last, mut allowing) = (None, None);
+    for (number, line) in (1..).zip(lines) {
+        if !holds(line, ask) {
+            continue;
+        }
+        if line.verb == "Allow" {
+            allowing = Some(number);
+        }
+        if covers(&line.pattern, &ask.path) && (!ask.put || about_api(line)) {
+            last = Some((line.verb == "Allow", number));
+        }
+    }
+    match (last, ask.put) {
+        (Some((allow, number)), _) => (allow, Some(number)),
+        (None, true) => (allowing.is_some(), allowing),
+        (None, false) => (false, None),
+    }
+}
+
+fn holds(line: &Line, ask: &Ask) -> bool {
+    let in_group = |gid: u32| match &ask.groups {
+        Some(groups) => groups.contains(&gid),
+        None => MEMBERS.iter().zip(0..).any(|(uids, number)| number == gid && uids.contains(&ask.uid)),
+    };
+    line.user.is_none_or(|uid| uid != NOBODY && uid == ask.uid)
+        && line.group.is_none_or(|gid| gid != NOBODY && in_group(gid))
+}
+
+fn covers(pattern: &[&str], path: &[&str]) -> bool {
+    pattern.len() <= path.len()
+        && pattern.iter().zip(path).all(|(segment, given)| *segment == "*" || segment == given)
+}
