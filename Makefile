@@ -1,0 +1,70 @@
+# imds-filterd: build, show, test, install. Portable make (GNU and BSD).
+#
+#   make            build the programs (release)
+#   make demo       as root: a private network with a metadata service, both daemons, users allowed and refused
+#   make check      tests that need neither root nor network; installs nothing (for packagers)
+#   make test       every test; as root; installs what it needs
+#   make install    into $(DESTDIR)$(PREFIX); `make uninstall` takes it away again
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+BINDIR = $(PREFIX)/bin
+SBINDIR = $(PREFIX)/sbin
+SYSCONFDIR ?= /etc
+UNITDIR ?= /lib/systemd/system
+SYSUSERSDIR ?= /usr/lib/sysusers.d
+DOCDIR = $(PREFIX)/share/doc/imds-filterd
+INSTALL ?= install
+RELEASE ?= target/release
+
+DAEMONS = imds-interceptor imds-filterd
+TOOLS = imdsctl imds-mock
+UNITS = imds-interceptor.service imds-filterd.service
+
+all: build
+
+build:
+	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imdsctl -p imds-mock
+
+deps:
+	@sh tests/deps.sh
+
+demo: deps
+	$(CARGO) build --locked --workspace --bins
+	sh tests/demo.sh
+
+check:
+	$(CARGO) test --locked --offline -p imds-ipc -p imds-settings -p imds-rules -p imds-filterd -p imdsctl -p imds-mock
+	$(CARGO) test --locked --offline -p imds-interceptor --lib
+	$(CARGO) test --locked --offline -p imds-tests --test layering
+
+test: deps
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace
+
+install:
+	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)
+	for p in $(DAEMONS); do $(INSTALL) -m 755 $(RELEASE)/$$p $(DESTDIR)$(SBINDIR)/$$p || exit 1; done
+	for p in $(TOOLS); do $(INSTALL) -m 755 $(RELEASE)/$$p $(DESTDIR)$(BINDIR)/$$p || exit 1; done
+	for f in imds.conf imds-filterd.toml; do \
+		$(INSTALL) -m 644 conf/$$f $(DESTDIR)$(SYSCONFDIR)/$$f.sample || exit 1; \
+		test -e $(DESTDIR)$(SYSCONFDIR)/$$f || $(INSTALL) -m 644 conf/$$f $(DESTDIR)$(SYSCONFDIR)/$$f || exit 1; done
+	$(INSTALL) -m 644 README.md ARCHITECTURE.md LICENSE $(DESTDIR)$(DOCDIR)
+	if [ "$$(uname -s)" = Linux ]; then \
+		$(INSTALL) -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) && \
+		$(INSTALL) -m 644 systemd/imds-filterd.sysusers $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf && \
+		for u in $(UNITS); do sed 's|@SBINDIR@|$(SBINDIR)|' systemd/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
+			chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done; fi
+
+# Configuration that was changed stays; what is still as it was shipped goes.
+uninstall:
+	for f in imds.conf imds-filterd.toml; do \
+		cmp -s $(DESTDIR)$(SYSCONFDIR)/$$f $(DESTDIR)$(SYSCONFDIR)/$$f.sample && rm -f $(DESTDIR)$(SYSCONFDIR)/$$f; \
+		rm -f $(DESTDIR)$(SYSCONFDIR)/$$f.sample; done
+	for p in $(DAEMONS); do rm -f $(DESTDIR)$(SBINDIR)/$$p; done
+	for p in $(TOOLS); do rm -f $(DESTDIR)$(BINDIR)/$$p; done
+	for u in $(UNITS); do rm -f $(DESTDIR)$(UNITDIR)/$$u; done
+	rm -f $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf
+	rm -rf $(DESTDIR)$(DOCDIR)
+
+.PHONY: all build deps demo check test install uninstall
