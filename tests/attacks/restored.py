@@ -1,0 +1,93 @@
+#!/usr/bin/python3
+"""Destroys a part of the capture and measures until it is back: `WHAT ROUND MILLISECONDS`, or `never` after five seconds.
+Must not look into the daemons: what counts is what the kernel has."""
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+
+PARTS = (
+    "ip rule",
+    "ip -6 rule",
+    "ip route show table 169254",
+    "ip -6 route show table 169254",
+    "ip xfrm policy",
+    "ip -6 xfrm policy",
+)
+
+
+def ours(version):
+    """The priorities at which the rules are, however they are numbered."""
+    lines = output(f"ip -{version} rule").splitlines()
+    service = {4: "169.254.169.254", 6: "fd00:ec2::254"}[version]
+    return [line.split(":")[0] for line in lines if service in line]
+
+
+def delete_rules(version):
+    for priority in ours(version):
+        run(f"ip -{version} rule del priority {priority}")
+
+
+DISTURBANCES = {
+    "rules4": lambda: delete_rules(4),
+    "rules6": lambda: delete_rules(6),
+    "last_rule4": lambda: run(f"ip -4 rule del priority {ours(4)[-1]}"),
+    "first_rule6": lambda: run(f"ip -6 rule del priority {ours(6)[0]}"),
+    "routes4": lambda: run("ip -4 route flush table 169254"),
+    "routes6": lambda: run("ip -6 route flush table 169254"),
+    "policies": lambda: run("ip xfrm policy flush"),
+    "tun_address4": lambda: run("ip -4 address flush dev imds0"),
+    "tun_address6": lambda: run("ip -6 address flush dev imds0"),
+    "tun_down": lambda: run("ip link set imds0 down"),
+    "everything": lambda: (delete_rules(4), delete_rules(6), run("ip xfrm policy flush")),
+}
+
+
+def run(line):
+    subprocess.run(line.split(), check=True, stdout=subprocess.DEVNULL)
+
+
+def output(line):
+    return subprocess.run(line.split(), check=True, capture_output=True, text=True).stdout
+
+
+def snapshot():
+    """What the capture consists of, link-local addresses aside, which the kernel makes up anew."""
+    # A policy's `uid` is a label that the kernel does not look at; a set put back may bear another.
+    text = re.sub(r" uid \d+", "", "".join(output(part) for part in PARTS))
+    state = output("ip -o address show dev imds0") + output("ip -o link show dev imds0").split("state")[0]
+    kept = [" ".join(line.split()[1:4]) for line in state.splitlines() if "fe80" not in line]
+    return text + "\n".join(kept)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="+", choices=DISTURBANCES)
+    parser.add_argument("--rounds", type=int, default=10)
+    arguments = parser.parse_args()
+    whole = snapshot()
+    good = True
+    for what in arguments.what:
+        for number in range(arguments.rounds):
+            began = time.monotonic()
+            DISTURBANCES[what]()
+            # The disturbance itself takes time; what is put back meanwhile was put back early enough.
+            good = report(what, number, whole, began, time.monotonic()) and good
+    return 0 if good else 1
+
+
+def report(what, number, whole, began, done):
+    while time.monotonic() - began < 5:
+        looked = time.monotonic()
+        if snapshot() == whole:
+            print(what, number, round(1000 * max(0, looked - done)), flush=True)
+            return True
+    print(what, number, "never", flush=True)
+    print(snapshot(), "--- was\n" + whole, sep="\n", file=sys.stderr)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
