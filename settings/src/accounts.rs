@@ -32,11 +32,10 @@ pub struct Group {
     pub members: BTreeSet<u32>,
 }
 
-/// The account database, with the primary groups of the local users read once.
+/// The account database, with the local users read once.
 #[derive(Debug)]
 pub struct Accounts {
-    /// (uid, primary gid)
-    primary: Vec<(u32, u32)>,
+    local: Vec<(String, User)>,
 }
 
 impl Accounts {
@@ -44,17 +43,22 @@ impl Accounts {
     /// known elsewhere is a member of the groups that list him.
     #[must_use]
     pub fn open() -> Self {
-        let primary = std::fs::File::open("/etc/passwd").map_or_else(
+        let local = std::fs::File::open("/etc/passwd").map_or_else(
             |_| Vec::new(),
             |file| {
                 BufReader::new(file)
                     .split(b'\n')
                     .map_while(Result::ok)
-                    .filter_map(|line| uid_and_gid(&line))
+                    .filter_map(|line| local_user(&line))
                     .collect()
             },
         );
-        Self { primary }
+        Self { local }
+    }
+
+    /// The users of /etc/passwd, in its order.
+    pub fn local_users(&self) -> impl Iterator<Item = (&str, &User)> {
+        self.local.iter().map(|(name, user)| (name.as_str(), user))
     }
 
     /// # Errors
@@ -105,15 +109,18 @@ impl Accounts {
     }
 
     fn primary_members(&self, gid: u32) -> impl Iterator<Item = u32> + '_ {
-        self.primary.iter().filter(move |entry| entry.1 == gid).map(|entry| entry.0)
+        self.local.iter().filter(move |(_, user)| user.gid == gid).map(|(_, user)| user.uid)
     }
 }
 
-/// Third and fourth field of a passwd(5) line.
-fn uid_and_gid(line: &[u8]) -> Option<(u32, u32)> {
+/// First, third and fourth field of a passwd(5) line.
+fn local_user(line: &[u8]) -> Option<(String, User)> {
     let text = std::str::from_utf8(line).ok()?;
-    let mut fields = text.split(':').skip(2);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    let mut fields = text.split(':');
+    let name = fields.next()?;
+    let mut numbers = fields.skip(1);
+    let user = User { uid: numbers.next()?.parse().ok()?, gid: numbers.next()?.parse().ok()? };
+    Some((name.into(), user))
 }
 
 #[cfg(test)]
@@ -121,10 +128,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_passwd_line_gives_uid_and_primary_group_and_anything_else_gives_nothing() {
-        assert_eq!(uid_and_gid(b"a:x:1000:1001:,,,:/home/a:/bin/sh"), Some((1000, 1001)));
+    fn a_passwd_line_gives_name_uid_and_primary_group_and_anything_else_gives_nothing() {
+        let expected = ("a".into(), User { uid: 1000, gid: 1001 });
+        assert_eq!(local_user(b"a:x:1000:1001:,,,:/home/a:/bin/sh"), Some(expected));
         for line in ["", "+::::::", "a:x:", "a:x:1000", "a:x:-1:5::", "a:x:4294967296:5::", "# a:b:1:c"] {
-            assert_eq!(uid_and_gid(line.as_bytes()), None, "{line}");
+            assert_eq!(local_user(line.as_bytes()), None, "{line}");
         }
     }
 

@@ -1,0 +1,145 @@
+//! Our end of the stream socket through which filterd has a connection, and the moving of its bytes.
+//! Must not buffer: what filterd does not read stays in TCP's window, what the client does not read stays with filterd.
+
+use crate::netstack::Endpoint;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
+};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+pub struct Pair {
+    ours: OwnedFd,
+    /// Events come once, at the edge: what they said is true until a call would have blocked.
+    readable: bool,
+    writable: bool,
+    /// filterd has shut down its way: read on to the end, however short a read is.
+    ending: bool,
+    /// The end was read.
+    ended: bool,
+    /// Nobody reads what we write.
+    deaf: bool,
+    finished: bool,
+    /// What the event loop was last told to wait for.
+    pub waits_for_room: bool,
+}
+
+/// What became of the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pumped {
+    /// As many moved as both sides took.
+    Going,
+    /// filterd's end is closed; if on purpose or not, its messages say.
+    Ended,
+}
+
+impl Pair {
+    /// # Errors
+    /// When the OS has no more descriptors or memory.
+    pub fn new() -> Result<(Self, OwnedFd), Errno> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let pair = Self {
+            ours,
+            readable: false,
+            writable: true,
+            ending: false,
+            ended: false,
+            deaf: false,
+            finished: false,
+            waits_for_room: false,
+        };
+        Ok((pair, theirs))
+    }
+
+    /// What an event said.
+    pub fn ready(&mut self, readable: bool, ending: bool, writable: bool) {
+        self.readable |= readable || ending;
+        self.ending |= ending;
+        self.writable |= writable;
+    }
+
+    /// Whether an event is needed to go on writing.
+    #[must_use]
+    pub fn needs_room(&self) -> bool {
+        !self.writable && !self.deaf
+    }
+
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.ours.as_raw_fd()
+    }
+
+    /// Returns how many bytes filterd took of `bytes`; those nobody will read are thrown away.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        if self.deaf {
+            return bytes.len();
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match rustix::io::retry_on_intr(|| send(&self.ours, bytes, flags)) {
+            Ok(taken) => {
+                self.writable = taken == bytes.len();
+                taken
+            }
+            Err(Errno::AGAIN | Errno::NOBUFS) => {
+                self.writable = false;
+                0
+            }
+            Err(_) => {
+                self.deaf = true;
+                bytes.len()
+            }
+        }
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> usize {
+        let wanted = room.len();
+        match rustix::io::retry_on_intr(|| recv(&self.ours, &mut *room, RecvFlags::DONTWAIT)) {
+            Ok((0, _)) => {
+                self.ended = true;
+                0
+            }
+            Ok((got, _)) => {
+                // a short read of a stream emptied it, and what comes later is an event of its own
+                self.readable = got == wanted || self.ending;
+                got
+            }
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                0
+            }
+            Err(_) => {
+                self.ended = true;
+                0
+            }
+        }
+    }
+}
+
+/// Moves bytes both ways as far as both sides take them. Says [`Pumped::Ended`] each time once filterd's end is closed.
+pub fn pump(tcp: &mut Endpoint, pair: &mut Pair) -> Pumped {
+    while tcp.has_bytes() && (pair.writable || pair.deaf) {
+        let taken = tcp.take(|bytes| {
+            let taken = pair.write(bytes);
+            (taken, taken)
+        });
+        if taken.is_none() {
+            break;
+        }
+    }
+    if tcp.client_finished() && !pair.finished {
+        pair.finished = true;
+        // it may have closed already
+        let _ = shutdown(&pair.ours, Shutdown::Write);
+    }
+    while pair.readable && !pair.ended && tcp.has_room() {
+        let put = tcp.put(|room| {
+            let put = pair.read(room);
+            (put, put)
+        });
+        if put.is_none() {
+            break;
+        }
+    }
+    if pair.ended { Pumped::Ended } else { Pumped::Going }
+}

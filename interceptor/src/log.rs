@@ -1,0 +1,55 @@
+//! Log lines to stderr, and a throttle for those that clients can provoke. Must not log anything a client sent.
+
+use std::time::{Duration, Instant};
+
+/// Every line goes to stderr; without time where the journal adds its own.
+pub fn start() {
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().init();
+    } else {
+        lines.init();
+    }
+}
+
+const BURST: u32 = 10;
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Lets ten lines pass in ten seconds, and then says how many it kept back.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    period: Option<Instant>,
+    passed: u32,
+    kept_back: u64,
+}
+
+impl Throttle {
+    /// `Some(n)`: write the line, and that `n` like it were not written before.
+    pub fn pass(&mut self, now: Instant) -> Option<u64> {
+        let over = self.period.is_none_or(|start| now.saturating_duration_since(start) >= PERIOD);
+        if over {
+            self.period = Some(now);
+            self.passed = 0;
+        }
+        if self.passed >= BURST {
+            self.kept_back += 1;
+            return None;
+        }
+        self.passed += 1;
+        Some(std::mem::take(&mut self.kept_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_lines_pass_in_a_period_and_the_next_says_how_many_did_not() {
+        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        let passed = (0..100).filter(|_| throttle.pass(start).is_some()).count();
+        assert_eq!(passed, 10);
+        assert_eq!(throttle.pass(start + PERIOD), Some(90));
+        assert_eq!(throttle.pass(start + PERIOD), Some(0));
+    }
+}

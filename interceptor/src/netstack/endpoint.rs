@@ -1,0 +1,171 @@
+//! One connection's TCP: an smoltcp interface and a set with one socket, its buffers and its limits in time.
+//! Must not know whose connection it is, nor where its bytes go.
+
+use super::link::{Link, Wire};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{self, State};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
+use std::net::SocketAddr;
+
+/// A request's head and most answers fit; about 17 KiB a connection (design section 5).
+const BUFFER: usize = 8 * 1024;
+// smoltcp 0.14 panics on crafted segments when the receive buffer is 65,536 or more
+const _: () = assert!(BUFFER < 65_536);
+
+/// A local client completes the handshake at once; who has not after two retransmissions of our SYN-ACK never will.
+const HALF_OPEN: Duration = Duration::from_secs(5);
+/// A client that answers nothing for so long is gone. smoltcp counts idle time too, therefore the keep-alives.
+const SILENCE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const _: () = assert!(KEEP_ALIVE.total_micros() * 2 < SILENCE.total_micros());
+
+/// How far a connection has come, as far as others act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Our SYN-ACK is not yet acknowledged.
+    HalfOpen,
+    /// Bytes may flow, at least one way.
+    Open,
+    /// Nothing will come or go any more.
+    Over,
+}
+
+pub struct Endpoint {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    socket: SocketHandle,
+}
+
+impl Endpoint {
+    /// Ready for the SYN to `service`.
+    ///
+    /// # Errors
+    /// When the OS gives no random number: smoltcp's own sequence numbers can be foretold from a known seed.
+    pub(super) fn listening(
+        service: SocketAddr,
+        now: Instant,
+        link: &mut Link<'_, impl Wire>,
+    ) -> Result<Self, getrandom::Error> {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = getrandom::u64()?;
+        let mut interface = Interface::new(config, link, now);
+        interface.update_ip_addrs(|addresses| {
+            // cannot fail: the list has room for several
+            let _ =
+                addresses.push(IpCidr::new(service.ip().into(), if service.is_ipv4() { 32 } else { 128 }));
+        });
+        let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.set_nagle_enabled(false);
+        socket.set_timeout(Some(HALF_OPEN));
+        // now: set on an open connection it sends the first one at once
+        socket.set_keep_alive(Some(KEEP_ALIVE));
+        // cannot fail: the port is not zero and the socket is new
+        let _ = socket.listen(IpListenEndpoint { addr: Some(service.ip().into()), port: service.port() });
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let socket = sockets.add(socket);
+        Ok(Self { interface, sockets, socket })
+    }
+
+    fn tcp(&self) -> &tcp::Socket<'static> {
+        self.sockets.get(self.socket)
+    }
+
+    fn tcp_mut(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.socket)
+    }
+
+    /// The packet that the link holds goes in; at most one answer comes out at once.
+    pub(super) fn ingress(&mut self, now: Instant, link: &mut Link<'_, impl Wire>) {
+        let was_half_open = self.phase() == Phase::HalfOpen;
+        self.interface.poll_ingress_single(now, link, &mut self.sockets);
+        if was_half_open && self.phase() == Phase::Open {
+            self.tcp_mut().set_timeout(Some(SILENCE));
+        }
+    }
+
+    /// Sends all that may be sent now.
+    pub(super) fn egress(&mut self, now: Instant, link: &mut Link<'_, impl Wire>) {
+        while self.interface.poll_egress(now, link, &mut self.sockets) != PollResult::None {}
+    }
+
+    /// When [`Self::egress`] has something to do again if nothing arrives.
+    pub(super) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
+        self.interface.poll_at(now, &self.sockets)
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.tcp().state() {
+            State::Listen | State::SynSent | State::SynReceived => Phase::HalfOpen,
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => Phase::Open,
+            // TIME-WAIT would keep the buffers for 10 s and swallow a new SYN of the same four-tuple; a tun does not
+            // reorder, so nothing old can arrive
+            State::Closed | State::TimeWait => Phase::Over,
+        }
+    }
+
+    /// Whether the SYN was taken.
+    pub(super) fn answered(&self) -> bool {
+        self.tcp().state() != State::Listen
+    }
+
+    #[must_use]
+    pub fn has_bytes(&self) -> bool {
+        self.tcp().can_recv()
+    }
+
+    /// The client has sent its FIN and all before it was taken.
+    #[must_use]
+    pub fn client_finished(&self) -> bool {
+        let socket = self.tcp();
+        !socket.can_recv()
+            && matches!(
+                socket.state(),
+                State::CloseWait | State::Closing | State::LastAck | State::TimeWait | State::Closed
+            )
+    }
+
+    /// Whether [`Self::put`] would be offered room.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let socket = self.tcp();
+        socket.can_send() && socket.send_queue() < socket.send_capacity()
+    }
+
+    /// Offers bytes of the client, as many as lie together; `f` says how many it took.
+    pub fn take<R>(&mut self, f: impl FnOnce(&[u8]) -> (usize, R)) -> Option<R> {
+        self.tcp_mut()
+            .recv(|bytes| {
+                let (taken, result) = f(bytes);
+                (taken.min(bytes.len()), result)
+            })
+            .ok()
+    }
+
+    /// Offers room for bytes to the client; `f` says how many it wrote there.
+    pub fn put<R>(&mut self, f: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
+        self.tcp_mut()
+            .send(|room| {
+                let (put, result) = f(room);
+                (put.min(room.len()), result)
+            })
+            .ok()
+    }
+
+    /// No more bytes to the client: a FIN after those already put.
+    pub fn finish(&mut self) {
+        self.tcp_mut().close();
+    }
+
+    /// A RST, at the next egress.
+    pub fn reset(&mut self) {
+        self.tcp_mut().abort();
+    }
+}

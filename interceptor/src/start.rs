@@ -1,0 +1,173 @@
+//! From settings to a running interceptor, step by step, and back. Each step that fails says why and with which exit code.
+//! Must not leave capture half up and open: whatever fails after capture is up leaves it closed.
+
+use crate::attribution::{Attribution, SubordinateUids};
+use crate::capture::{self, Capture, CaptureError};
+use crate::event_loop::{EventLoop, Parts};
+use crate::filter::{self, Door, DoorError};
+use crate::sys::{self, Signals, SocketOwners, Tun};
+use imds_settings::{Accounts, Settings, User, exit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use std::fmt;
+use std::io;
+
+/// Descriptors besides those of connections: the tun, netlink, the door, filterds, dials.
+const OTHER_DESCRIPTORS: u64 = 2048;
+
+/// Why interceptor does not run.
+#[derive(Debug)]
+pub enum StartError {
+    Privilege,
+    /// The filter's user is not in the account database.
+    NoFilterUser(String),
+    /// filterd would run as root.
+    FilterIsRoot(String),
+    Accounts(String),
+    Door(DoorError),
+    Capture(CaptureError),
+    Os(&'static str, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Privilege => f.write_str(
+                "needs root, or CAP_NET_ADMIN, to make a tun device, routes and policies; start it as root",
+            ),
+            Self::NoFilterUser(name) => {
+                write!(
+                    f,
+                    "filter.user = {name:?}: no such user; create it, or name another in the configuration"
+                )
+            }
+            Self::FilterIsRoot(name) => {
+                write!(f, "filter.user = {name:?}: has uid 0; expected a user without privileges")
+            }
+            Self::Accounts(error) => f.write_str(error),
+            Self::Door(error) => error.fmt(f),
+            Self::Capture(error) => error.fmt(f),
+            Self::Os(what, error) => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl StartError {
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Privilege => exit::PERMISSION,
+            Self::NoFilterUser(_) | Self::FilterIsRoot(_) => exit::CONFIGURATION,
+            Self::Accounts(_) | Self::Os(..) => exit::OS,
+            Self::Door(error) => error.exit_code(),
+            Self::Capture(error) => error.exit_code(),
+        }
+    }
+}
+
+/// Captures until a signal ends it; closed before it begins to fail, and closed when it ends.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn run(settings: &Settings) -> Result<(), StartError> {
+    let accounts = Accounts::open();
+    let user = filter_user(settings, &accounts)?;
+    let (subordinate, warnings) = SubordinateUids::read(&accounts).map_err(StartError::Accounts)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if !sys::may_capture() {
+        return Err(StartError::Privilege);
+    }
+    raise_descriptor_limit(settings);
+    let signals = Signals::take().map_err(|error| StartError::Os("taking signals", error))?;
+    filter::make_directory(&settings.runtime_dir).map_err(StartError::Door)?;
+
+    let (capture, tun) = Capture::up(settings).map_err(StartError::Capture)?;
+    match prepare(settings, &user, subordinate) {
+        Ok((door, attribution)) => serve(settings, Parts { signals, capture, tun, door, attribution }),
+        Err(error) => {
+            close(capture, tun);
+            Err(error)
+        }
+    }
+}
+
+/// Gives the host its direct route back.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn release(settings: &Settings) -> Result<(), StartError> {
+    if !sys::may_capture() {
+        return Err(StartError::Privilege);
+    }
+    filter::make_directory(&settings.runtime_dir).map_err(StartError::Door)?;
+    capture::release(settings).map_err(StartError::Capture)
+}
+
+/// What must not exist before capture is ours.
+fn prepare(
+    settings: &Settings,
+    user: &User,
+    subordinate: SubordinateUids,
+) -> Result<(Door, Attribution), StartError> {
+    let door = Door::open(settings, user).map_err(StartError::Door)?;
+    let owners = SocketOwners::open(&settings.capture.device)
+        .map_err(|error| StartError::Os("asking the kernel who owns sockets (sock_diag)", error))?;
+    Ok((door, Attribution::new(owners, subordinate)))
+}
+
+fn serve(settings: &Settings, parts: Parts) -> Result<(), StartError> {
+    let event_loop =
+        EventLoop::new(settings, parts).map_err(|error| StartError::Os("making the event queue", error))?;
+    tracing::info!("capture is up; waiting for imds-filterd");
+    notify(NotifyState::Ready);
+    let ended = event_loop.run();
+    notify(NotifyState::Stopping);
+    ended.map_err(|error| StartError::Os("serving", error))?;
+    tracing::info!(
+        "stopped; the metadata service stays closed until imds-interceptor runs again or `release`"
+    );
+    Ok(())
+}
+
+/// A service manager that cannot be told is no reason not to serve.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!("telling the service manager: {error}");
+    }
+}
+
+fn close(capture: Capture, tun: Tun) {
+    if let Err(error) = capture.down() {
+        tracing::error!("{error}");
+    }
+    drop(tun);
+}
+
+fn filter_user(settings: &Settings, accounts: &Accounts) -> Result<User, StartError> {
+    let name = &settings.filter.user;
+    match accounts.user(name) {
+        Ok(Some(user)) if user.uid == 0 => Err(StartError::FilterIsRoot(name.clone())),
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(StartError::NoFilterUser(name.clone())),
+        Err(error) => Err(StartError::Accounts(error.to_string())),
+    }
+}
+
+/// A connection takes one descriptor, and a second while it is handed over.
+fn raise_descriptor_limit(settings: &Settings) {
+    let wanted = u64::from(settings.limits.connections) + OTHER_DESCRIPTORS;
+    let now = getrlimit(Resource::Nofile);
+    if now.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let maximum = now.maximum.map(|maximum| maximum.max(wanted));
+    if let Err(errno) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
+        tracing::warn!(
+            "limits.connections needs {wanted} descriptors, and the limit cannot be raised: {errno}"
+        );
+    }
+}

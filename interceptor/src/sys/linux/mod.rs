@@ -1,0 +1,11 @@
+//! Linux: netlink, tun, socket options, signals. Decides nothing: what follows from an answer stands with the caller.
+
+pub(crate) mod diag;
+pub(crate) mod netlink;
+pub(crate) mod rtnl;
+pub(crate) mod signals;
+pub(crate) mod socket;
+pub(crate) mod sysctl;
+pub(crate) mod tun;
+pub(crate) mod unmarked;
+pub(crate) mod xfrm;

@@ -1,0 +1,251 @@
+//! A private network for a test: an instance with the interceptor under test, a cloud with the service's addresses.
+//! Must not touch anything outside: each test runs itself again in namespaces of its own, which end with it.
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, channel};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+pub(crate) const V4: &str = "169.254.169.254:80";
+pub(crate) const V6: &str = "[fd00:ec2::254]:80";
+pub(crate) const NOBODY: (u32, u32) = (65534, 65534);
+const PRIVATE: &str = "IMDS_TEST_IN_PRIVATE_WORLD";
+
+/// Runs `body` in namespaces of its own: this test again, alone, in a new process.
+pub(crate) fn privately(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(PRIVATE).is_some() {
+        return body();
+    }
+    assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes namespaces");
+    let me = std::env::current_exe().unwrap();
+    let status = Command::new("unshare")
+        .args([
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--propagation",
+            "private",
+        ])
+        .arg(me)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(PRIVATE, "1")
+        .status()
+        .expect("unshare(1) of util-linux");
+    assert!(status.success(), "{name}: {status}");
+}
+
+pub(crate) fn sh(script: &str) {
+    let status = Command::new("sh").args(["-ec", script]).status().unwrap();
+    assert!(status.success(), "{script}");
+}
+
+pub(crate) struct World {
+    pub(crate) child: Child,
+    config: String,
+}
+
+impl World {
+    pub(crate) fn start() -> Self {
+        Self::with("")
+    }
+
+    /// The network, and the interceptor with some settings changed.
+    pub(crate) fn with(settings: &str) -> Self {
+        Self::network();
+        Self::interceptor(settings)
+    }
+
+    /// Two namespaces joined by eth0; the cloud's end holds the service's addresses and routes everything back.
+    pub(crate) fn network() {
+        sh("mount -t tmpfs none /run; mkdir -p /run/netns
+            ip link set lo up
+            ip netns add cloud; ip -n cloud link set lo up
+            ip link add eth0 address 02:00:00:00:00:10 type veth peer name eth0 address 02:00:00:00:00:01 netns cloud
+            ip addr add 10.0.0.10/24 dev eth0; ip -n cloud addr add 10.0.0.1/24 dev eth0
+            ip addr add 2001:db8::10/64 dev eth0 nodad; ip -n cloud addr add 2001:db8::1/64 dev eth0 nodad
+            ip link set eth0 up; ip -n cloud link set eth0 up
+            ip -n cloud addr add 169.254.169.254/32 dev lo; ip -n cloud addr add fd00:ec2::254/128 dev lo nodad
+            # neighbours are known: nothing is lost while a new link finds its own link-local address
+            ip neigh add 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0
+            ip neigh add 2001:db8::1 lladdr 02:00:00:00:00:01 dev eth0
+            ip -n cloud neigh add 10.0.0.10 lladdr 02:00:00:00:00:10 dev eth0
+            ip -n cloud neigh add 2001:db8::10 lladdr 02:00:00:00:00:10 dev eth0
+            ip route add default via 10.0.0.1; ip -6 route add default via 2001:db8::1");
+    }
+
+    pub(crate) fn interceptor(settings: &str) -> Self {
+        let config = "/run/imds-filterd.toml".to_owned();
+        let text = format!("runtime_dir = \"/run/imds-filterd\"\n{settings}\n");
+        let text =
+            if settings.contains("[filter]") { text } else { format!("{text}[filter]\nuser = \"nobody\"\n") };
+        std::fs::write(&config, text).unwrap();
+        let _ = std::fs::remove_file("/run/notify");
+        let notify = UnixDatagram::bind("/run/notify").unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_imds-interceptor"))
+            .args(["--config", &config])
+            .env("NOTIFY_SOCKET", "/run/notify")
+            .spawn()
+            .unwrap();
+        notify.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut message = [0; 64];
+        let ready = (0..100).any(|_| {
+            let got = notify.recv(&mut message).is_ok_and(|length| message[..length].starts_with(b"READY=1"));
+            got || child.try_wait().unwrap().is_some()
+        });
+        assert!(ready && child.try_wait().unwrap().is_none(), "interceptor did not become ready");
+        Self { child, config }
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    pub(crate) fn alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `body` in a thread that is this user.
+pub(crate) fn as_user<R: Send + 'static>(
+    (uid, gid): (u32, u32),
+    body: impl FnOnce() -> R + Send + 'static,
+) -> std::thread::JoinHandle<R> {
+    std::thread::spawn(move || {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        set_thread_groups(&[]).unwrap();
+        set_thread_res_gid(gid, gid, gid).unwrap();
+        set_thread_res_uid(uid, uid, uid).unwrap();
+        body()
+    })
+}
+
+/// A connection as filterd gets it.
+pub(crate) struct Given {
+    pub(crate) id: u64,
+    pub(crate) uid: u32,
+    pub(crate) client: SocketAddr,
+    pub(crate) service: SocketAddr,
+    pub(crate) upstream: u16,
+    pub(crate) stream: UnixStream,
+}
+
+/// filterd as far as interceptor sees it.
+pub(crate) struct Filterd(pub(crate) OwnedFd);
+
+impl Filterd {
+    /// Comes in as the filter's user and says hello.
+    pub(crate) fn attach() -> Self {
+        let filterd = Self::connect(NOBODY);
+        assert_eq!(filterd.receive().0, FromInterceptor::Hello(Hello::OURS));
+        filterd.say(&FromFilterd::Hello(Hello::OURS));
+        filterd
+    }
+
+    pub(crate) fn connect(user: (u32, u32)) -> Self {
+        Self::try_connect(user).unwrap()
+    }
+
+    pub(crate) fn try_connect(user: (u32, u32)) -> Result<Self, rustix::io::Errno> {
+        as_user(user, || {
+            let socket =
+                socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+            connect(&socket, &SocketAddrUnix::new("/run/imds-filterd/filter.sock").unwrap())?;
+            Ok(Self(socket))
+        })
+        .join()
+        .unwrap()
+    }
+
+    pub(crate) fn say(&self, message: &FromFilterd) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        channel::send(&self.0, &bytes, None).unwrap();
+    }
+
+    /// Waits until something can be read, at most so long.
+    pub(crate) fn wait(&self, limit: Duration) -> bool {
+        wait(&self.0, limit)
+    }
+
+    pub(crate) fn receive(&self) -> (FromInterceptor, Option<OwnedFd>) {
+        assert!(self.wait(Duration::from_secs(5)), "nothing came");
+        let mut buffer = [0; MAX_MESSAGE];
+        let (bytes, descriptor) = channel::receive_with_descriptor(&self.0, &mut buffer).unwrap();
+        (FromInterceptor::decode(bytes).unwrap(), descriptor)
+    }
+
+    /// Whether interceptor has ended this channel.
+    pub(crate) fn dropped(&self) -> bool {
+        let mut buffer = [0; MAX_MESSAGE];
+        loop {
+            assert!(self.wait(Duration::from_secs(5)), "nothing came");
+            match channel::receive_with_descriptor(&self.0, &mut buffer) {
+                Ok(_) => {}
+                Err(error) => return error == channel::ChannelError::Closed,
+            }
+        }
+    }
+
+    pub(crate) fn given(&self) -> Given {
+        match self.receive() {
+            (FromInterceptor::Connection { id, subject, client, service, upstream }, Some(fd)) => {
+                let stream = UnixStream::from(fd);
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                Given { id, uid: subject.uid, client, service, upstream, stream }
+            }
+            other => panic!("no connection: {other:?}"),
+        }
+    }
+
+    /// Closes a connection on purpose.
+    pub(crate) fn close(&self, id: u64, stream: UnixStream) {
+        self.say(&FromFilterd::Close { connection: id });
+        drop(stream);
+    }
+}
+
+pub(crate) fn wait(fd: &impl AsFd, limit: Duration) -> bool {
+    wait_for(fd, mio::Interest::READABLE, limit)
+}
+
+pub(crate) fn wait_for_room(fd: &impl AsFd, limit: Duration) -> bool {
+    wait_for(fd, mio::Interest::WRITABLE, limit)
+}
+
+fn wait_for(fd: &impl AsFd, interest: mio::Interest, limit: Duration) -> bool {
+    let mut poll = mio::Poll::new().unwrap();
+    let mut events = mio::Events::with_capacity(1);
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd());
+    poll.registry().register(&mut mio::unix::SourceFd(&raw), mio::Token(0), interest).unwrap();
+    poll.poll(&mut events, Some(limit)).unwrap();
+    !events.is_empty()
+}
+
+/// The output of a command that must not fail.
+pub(crate) fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).stderr(Stdio::inherit()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// For tests in which time itself is what is measured, never to wait for something.
+#[expect(clippy::disallowed_methods, reason = "nothing is waited for")]
+pub(crate) fn let_time_pass(time: Duration) {
+    std::thread::sleep(time);
+}
