@@ -6,21 +6,26 @@
 //! set is appended complete, then the old one removed. Each set has its label, which the kernel stores in the
 //! selector's `user` field and uses for nothing.
 //!
-//! IPv4 clients need no allowance: the tun has disable_xfrm = 1. IPv6 has no such setting, so what carries the tun's
-//! own address as source is allowed. Any user may bind that address (or any other: IPV6_FREEBIND), hence two bolts,
+//! IPv4 clients need no allowance: the tun has disable_xfrm = 1. IPv6 has no such setting, so TCP to the service's port
+//! that carries the tun's own address as source is allowed. Any user may bind that address (or any other: IPV6_FREEBIND), hence two bolts,
 //! found by an experiment in which a SYN left by eth0 without them while the rules were flushed:
 //! * a source-specific prohibit route in the main table (recipe.rs) for sockets bound to no device;
 //! * for sockets bound to a device, which skip prohibit routes, a block for each link, before the allowance. (An
 //!   allowance for the tun's index alone would not do: the flow of an unbound IPv6 socket carries no link.)
+//!
+//! Allowed besides, to IPv6 services: our kernel's own neighbour solicitations and advertisements, or a service on the
+//! link could not learn our hardware address. Without privileges nobody can send them (ping sockets: echo requests only).
 
-use crate::sys::linux::xfrm::{Direction, Policies, Policy};
+use crate::sys::linux::xfrm::{Direction, Packets, Policies, Policy};
 use imds_settings::{Forwarded, Settings};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Upper half of our labels; the lower half numbers the set.
 const LABEL: u32 = 0x696d_0000;
 const LABEL_MASK: u32 = 0xffff_0000;
+/// ICMPv6 types of neighbour discovery (RFC 4861 sections 4.3 and 4.4).
+const NEIGHBOURS: [u8; 2] = [135, 136];
 
 pub(super) fn ours(policy: &Policy) -> bool {
     policy.label & LABEL_MASK == LABEL
@@ -28,22 +33,22 @@ pub(super) fn ours(policy: &Policy) -> bool {
 
 /// The set for these settings and `links` (all but the tun), in the order in which it is installed.
 pub(super) fn wanted(settings: &Settings, links: &[u32], ipv6: bool) -> Vec<Policy> {
-    let addresses: Vec<IpAddr> =
-        settings.upstreams().map(|service| service.ip()).filter(|ip| ip.is_ipv4() || ipv6).collect();
+    let services: Vec<SocketAddr> =
+        settings.upstreams().filter(|service| service.is_ipv4() || ipv6).collect();
+    let addresses: Vec<IpAddr> = services.iter().map(SocketAddr::ip).collect();
     let mut set = Vec::new();
-    for to in &addresses {
+    for service in &services {
+        let to = service.ip();
         if to.is_ipv6() {
-            set.extend(
-                links
-                    .iter()
-                    .map(|link| Policy { link: *link, ..from_tun(*to, settings.capture.address6, false) }),
-            );
-            set.push(from_tun(*to, settings.capture.address6, true));
+            let source = settings.capture.address6;
+            set.extend(links.iter().map(|link| Policy { link: *link, ..from_tun(to, source, false) }));
+            set.push(Policy { packets: Packets::TcpTo(service.port()), ..from_tun(to, source, true) });
+            set.extend(NEIGHBOURS.map(|kind| Policy {
+                packets: Packets::Icmp6(kind),
+                ..Policy::to(to, Direction::Out, true, LABEL)
+            }));
         }
-        set.push(Policy {
-            mark: Some(settings.capture.mark),
-            ..Policy::to(*to, Direction::Out, true, LABEL)
-        });
+        set.push(Policy { mark: Some(settings.capture.mark), ..Policy::to(to, Direction::Out, true, LABEL) });
     }
     set.extend(addresses.iter().map(|to| Policy::to(*to, Direction::Out, false, LABEL)));
     match settings.capture.forwarded {

@@ -153,11 +153,11 @@ impl EventLoop {
     fn turn(&mut self, now: Instant, packet: &mut [u8]) -> io::Result<()> {
         if std::mem::take(&mut self.ready.capture) {
             let found = self.capture.notified(now);
-            tell(&found);
+            heed(&found)?;
         }
         if self.capture.next_check() <= now {
             let found = self.capture.check(now);
-            tell(&found);
+            heed(&found)?;
         }
         self.serve_peers(now);
         self.serve_door(now);
@@ -238,7 +238,8 @@ impl Wire for TunWire<'_> {
     }
 }
 
-fn tell(found: &[crate::capture::Event]) {
+/// Tells what was found. Without its tun capture cannot go on: a new start makes a new one.
+fn heed(found: &[crate::capture::Event]) -> io::Result<()> {
     for event in found {
         if event.is_alarm() {
             tracing::error!("{event}");
@@ -246,4 +247,8 @@ fn tell(found: &[crate::capture::Event]) {
             tracing::info!("{event}");
         }
     }
+    if found.contains(&crate::capture::Event::TunGone) {
+        return Err(io::Error::other("the tun was deleted"));
+    }
+    Ok(())
 }

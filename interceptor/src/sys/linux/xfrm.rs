@@ -26,6 +26,44 @@ pub(crate) enum Direction {
     Other(u8),
 }
 
+/// Which packets to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packets {
+    All,
+    TcpTo(u16),
+    /// Of this ICMPv6 type.
+    Icmp6(u8),
+}
+
+impl Packets {
+    /// Destination port and mask, source port and mask, as the selector has them: an ICMP type stands for a source port.
+    fn ports(self) -> [u16; 4] {
+        match self {
+            Self::All => [0; 4],
+            Self::TcpTo(port) => [port, u16::MAX, 0, 0],
+            Self::Icmp6(kind) => [0, 0, kind.into(), u16::MAX],
+        }
+    }
+
+    fn protocol(self) -> u8 {
+        match self {
+            Self::All => 0,
+            Self::TcpTo(_) => 6,
+            Self::Icmp6(_) => 58,
+        }
+    }
+
+    /// `None`: what we never install.
+    fn read(ports: [u16; 4], protocol: u8) -> Option<Self> {
+        match (protocol, ports) {
+            (0, [0, 0, 0, 0]) => Some(Self::All),
+            (6, [port, u16::MAX, 0, 0]) => Some(Self::TcpTo(port)),
+            (58, [0, 0, kind, u16::MAX]) => u8::try_from(kind).ok().map(Self::Icmp6),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) direction: Direction,
@@ -33,6 +71,7 @@ pub(crate) struct Policy {
     pub(crate) to_length: u8,
     pub(crate) from: IpAddr,
     pub(crate) from_length: u8,
+    pub(crate) packets: Packets,
     /// Only for sockets bound to the link of this index; 0 is any.
     pub(crate) link: u32,
     /// The selector's `user`: carried, compared and shown by the kernel, used by nothing in it.
@@ -42,7 +81,7 @@ pub(crate) struct Policy {
     pub(crate) priority: u32,
     /// The kernel's number for it; 0 before it is installed.
     pub(crate) index: u32,
-    /// Without ports, protocol, transformations, partial marks.
+    /// Without other selections, transformations, partial marks.
     pub(crate) plain: bool,
 }
 
@@ -56,6 +95,7 @@ impl Policy {
             to_length: full_prefix(to),
             from,
             from_length: 0,
+            packets: Packets::All,
             link: 0,
             label,
             mark: None,
@@ -77,9 +117,9 @@ impl Policy {
             bytes.extend(&octets);
             bytes.resize(bytes.len() + 16 - octets.len(), 0);
         }
-        bytes.extend([0; 8]); // ports and their masks
+        bytes.extend(self.packets.ports().into_iter().flat_map(u16::to_be_bytes));
         bytes.extend(u16::from(family(self.to)).to_ne_bytes());
-        bytes.extend([self.to_length, self.from_length, 0, 0, 0, 0]);
+        bytes.extend([self.to_length, self.from_length, self.packets.protocol(), 0, 0, 0]);
         bytes.extend(self.link.to_ne_bytes());
         bytes.extend(self.label.to_ne_bytes());
         bytes
@@ -131,6 +171,9 @@ impl Policy {
             let four: &[u8; 4] = bytes.first_chunk()?;
             Some(if six { Ipv6Addr::from(*bytes).into() } else { Ipv4Addr::from(*four).into() })
         };
+        let port = |at: usize| Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
+        let ports = [port(32)?, port(34)?, port(36)?, port(38)?];
+        let packets = Packets::read(ports, u8_at(body, 44)?);
         let mut policy = Self {
             direction: match u8_at(body, 160)? {
                 1 => Direction::Out,
@@ -141,14 +184,14 @@ impl Policy {
             from: address(16)?,
             to_length: u8_at(body, 42)?,
             from_length: u8_at(body, 43)?,
+            packets: packets.unwrap_or(Packets::All),
             link: u32_at(body, 48)?,
             label: u32_at(body, 52)?,
             mark: None,
             allow: u8_at(body, 161)? == 0,
             priority: u32_at(body, 152)?,
             index: u32_at(body, 156)?,
-            // ports and masks, protocol
-            plain: body.get(32..40)?.iter().all(|byte| *byte == 0) && u8_at(body, 44)? == 0,
+            plain: packets.is_some(),
         };
         for (kind, value) in attributes(body.get(POLICY..)?) {
             match kind {
@@ -201,8 +244,13 @@ mod tests {
 
     #[test]
     fn a_policy_is_read_as_it_is_written() {
-        for to in ["169.254.169.254", "fd00:ec2::254"] {
+        for (to, packets) in [
+            ("169.254.169.254", Packets::All),
+            ("fd00:ec2::254", Packets::TcpTo(80)),
+            ("fd00:ec2::254", Packets::Icmp6(136)),
+        ] {
             let mut policy = Policy::to(to.parse().unwrap(), Direction::Forward, true, 77);
+            policy.packets = packets;
             policy.mark = Some(5);
             policy.link = 3;
             let written = policy.insertion().into_bytes();
