@@ -1,0 +1,203 @@
+//! The audit trail: one line of JSON for each verdict, written when its exchange ends, however it ends.
+//! Never holds a token, a body or a header value; never waits for whoever reads it.
+
+mod json;
+mod output;
+mod time;
+
+pub use output::Output;
+
+use crate::filter::Client;
+use imds_rules::Request;
+use json::Line;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+/// Bytes of a request target that a refusal quotes: enough to see what was tried.
+const MAX_TARGET: usize = 512;
+
+/// What was decided, in the words of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    Allow,
+    Deny,
+    /// The request was malformed, or of no use to the service.
+    Refuse,
+    /// Over a limit.
+    Limit,
+    /// Allowed, but no answer could be had.
+    Error,
+}
+
+impl Word {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Refuse => "refuse",
+            Self::Limit => "limit",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Where the lines go, and the names they show. A line that cannot be written is counted; the count goes out as
+/// `lost` in the next line that can.
+pub struct Audit {
+    output: RefCell<Output>,
+    names: HashMap<u32, String>,
+}
+
+impl Audit {
+    /// `names`: uid to name, as loaded at start; name services are out of reach afterwards.
+    #[must_use]
+    pub fn new(output: Output, names: HashMap<u32, String>) -> Self {
+        Self { output: RefCell::new(output), names }
+    }
+
+    /// Lines not written since the last that was.
+    pub fn lost(&self) -> u64 {
+        self.output.borrow().lost()
+    }
+}
+
+/// The line of one exchange. Goes out when it is dropped: no way out of an exchange is without one.
+pub(crate) struct Entry {
+    audit: Rc<Audit>,
+    client: Rc<Client>,
+    begun: Instant,
+    pub(crate) word: Word,
+    /// Line of the deciding rule.
+    pub(crate) rule: Option<u32>,
+    pub(crate) why: String,
+    method: String,
+    path: String,
+    /// 0 when nothing was answered.
+    pub(crate) status: u16,
+    /// Bytes of the body handed to the client.
+    pub(crate) bytes: u64,
+}
+
+impl Entry {
+    pub(crate) fn begin(audit: &Rc<Audit>, client: &Rc<Client>) -> Self {
+        Self {
+            audit: Rc::clone(audit),
+            client: Rc::clone(client),
+            begun: Instant::now(),
+            word: Word::Error,
+            rule: None,
+            why: String::new(),
+            method: String::new(),
+            path: String::new(),
+            status: 0,
+            bytes: 0,
+        }
+    }
+
+    /// What the client sent, as far as it can be told; kept only until there is a canonical request.
+    pub(crate) fn quote(&mut self, method: &[u8], target: &[u8]) {
+        self.method = latin1(method);
+        let shown = target.get(..MAX_TARGET).unwrap_or(target);
+        // a query may hold a secret, even in a request that is refused
+        let path = shown.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or(b"");
+        self.path = latin1(path);
+        if target.len() > MAX_TARGET {
+            self.path.push_str("...");
+        }
+    }
+
+    pub(crate) fn request(&mut self, request: &Request) {
+        self.method.clear();
+        self.method.push_str(request.method().as_str());
+        self.path.clear();
+        self.path.push_str(request.path());
+    }
+
+    fn write(&self) {
+        let mut output = self.audit.output.borrow_mut();
+        let lost = output.lost();
+        output.line(|bytes| {
+            let mut line = Line::begin(bytes);
+            line.number("v", 1);
+            line.plain("time", &time::Utc(SystemTime::now()));
+            line.plain("verdict", &self.word.as_str());
+            line.number_or_null("rule", self.rule.map(u64::from));
+            line.text("why", &self.why);
+            line.number("uid", self.client.subject.uid.into());
+            line.text_or_null("user", self.audit.names.get(&self.client.subject.uid).map(String::as_str));
+            line.text("method", &self.method);
+            line.text("path", &self.path);
+            line.number("status", self.status.into());
+            line.number("bytes", self.bytes);
+            line.number("ms", u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+            line.plain("client", &self.client.address);
+            line.text("service", &self.client.service.name);
+            if lost > 0 {
+                line.number("lost", lost);
+            }
+            line.end();
+        });
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.write();
+    }
+}
+
+/// Each byte as the character of that number: every byte shows, escaped where it must be.
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::{Ending, Service};
+    use imds_rules::{Profile, Subject};
+    use std::cell::Cell;
+    use std::io::{BufRead, BufReader};
+
+    fn client() -> Rc<Client> {
+        let address = "169.254.169.254:80".parse().unwrap();
+        Rc::new(Client {
+            id: 1,
+            subject: Subject { uid: 1000, groups: None },
+            address,
+            service: Rc::new(Service {
+                upstream: 0,
+                address,
+                name: "ec2".into(),
+                profile: Rc::new(Profile::ec2(vec![], 80, vec![])),
+                host: hyper::header::HeaderValue::from_static("h"),
+            }),
+            over: None,
+            ending: Cell::new(Ending::Clean),
+            used: Cell::new(true),
+        })
+    }
+
+    #[test]
+    fn the_first_line_after_lost_ones_says_how_many() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let audit = Rc::new(Audit::new(Output::new(writer.into()).unwrap(), HashMap::new()));
+        let client = client();
+        let mut written = 0_usize;
+        while audit.lost() < 3 {
+            drop(Entry::begin(&audit, &client));
+            written += 1;
+        }
+        let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
+        for _ in 0..written - 3 {
+            assert!(!lines.next().unwrap().contains("lost"));
+        }
+        drop(Entry::begin(&audit, &client));
+        drop(Entry::begin(&audit, &client));
+        let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap()).unwrap();
+        assert_eq!(line["lost"], 3);
+        assert!(!lines.next().unwrap().contains("lost"));
+    }
+}

@@ -1,0 +1,158 @@
+//! The descriptor that audit lines are written to. One write a line, at once, so that an answered request is a logged one.
+//! Never waits: a reader that has stopped must not stop the filter.
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FileType;
+use rustix::net::SendFlags;
+use std::os::fd::OwnedFd;
+
+/// What keeps a write to it from waiting.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// journald's stream: the send itself can be told not to wait.
+    Socket,
+    /// A pipe or a terminal. Writable, by poll(2), means that a line fits: a pipe then has PIPE_BUF (4096) bytes free.
+    Polled,
+    /// A file: never waits.
+    File,
+}
+
+pub struct Output {
+    file: OwnedFd,
+    kind: Kind,
+    /// The line being written; between lines, what of the last one a socket did not take.
+    line: Vec<u8>,
+    lost: u64,
+}
+
+impl Output {
+    /// # Errors
+    /// When the descriptor cannot be looked at.
+    pub fn new(file: OwnedFd) -> rustix::io::Result<Self> {
+        let kind = match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+            FileType::Socket => Kind::Socket,
+            FileType::RegularFile => Kind::File,
+            _ => Kind::Polled,
+        };
+        Ok(Self { file, kind, line: Vec::with_capacity(1024), lost: 0 })
+    }
+
+    /// Standard output.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub fn stdout() -> rustix::io::Result<Self> {
+        Self::new(rustix::io::dup(std::io::stdout())?)
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Writes the line that `compose` appends; a line that there is no room for is counted instead.
+    pub(super) fn line(&mut self, compose: impl FnOnce(&mut Vec<u8>)) {
+        if !self.line.is_empty() {
+            self.write(); // the rest of a line comes before the next
+        }
+        if !self.line.is_empty() {
+            self.lost = self.lost.saturating_add(1);
+            return;
+        }
+        compose(&mut self.line);
+        let whole = self.line.len();
+        self.write();
+        if self.line.len() == whole {
+            self.line.clear();
+            self.lost = self.lost.saturating_add(1);
+        } else {
+            self.lost = 0; // the line that went out told it
+        }
+    }
+
+    /// Takes what was written off `line`.
+    fn write(&mut self) {
+        let written = match self.kind {
+            Kind::Socket => {
+                rustix::net::send(&self.file, &self.line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+            }
+            Kind::Polled if !self.has_room() => return,
+            Kind::Polled | Kind::File => rustix::io::write(&self.file, &self.line),
+        };
+        let written = written.unwrap_or(0).min(self.line.len());
+        self.line.drain(..written);
+    }
+
+    fn has_room(&self) -> bool {
+        let mut asked = [PollFd::new(&self.file, PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut asked, Some(&now)).is_ok()
+            && asked.iter().all(|fd| fd.revents().contains(PollFlags::OUT))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    use std::fs::File;
+    use std::io::{BufRead, BufReader};
+
+    /// Writes numbered lines until they no longer fit, and 10 more; then everything is read and one more written.
+    fn stuffed(output: &mut Output, reader: impl std::io::Read + Send + 'static) -> (u64, Vec<String>) {
+        let mut number = 0_u64;
+        while output.lost() < 10 {
+            assert!(number < 1_000_000, "never full");
+            let text = format!("{number} {}\n", "x".repeat(3000));
+            output.line(|bytes| bytes.extend_from_slice(text.as_bytes()));
+            number += 1;
+        }
+        let mut reader = BufReader::new(reader);
+        let mut first = String::new();
+        // one line read makes room for none to one more, so half of what fitted is read
+        let mut lines = Vec::new();
+        for _ in 0..(number - output.lost()) / 2 {
+            first.clear();
+            reader.read_line(&mut first).unwrap();
+            lines.push(first.trim_end().to_owned());
+        }
+        let lost = output.lost();
+        output.line(|bytes| bytes.extend_from_slice(b"last\n"));
+        assert_eq!(output.lost(), 0, "the line that fits again tells of the lost ones");
+        output.file = File::open("/dev/null").unwrap().into(); // our end of it closes
+        lines.extend(reader.lines().map(Result::unwrap));
+        (lost, lines)
+    }
+
+    fn check((lost, lines): (u64, Vec<String>)) {
+        assert!(lost >= 10);
+        let (last, numbered) = lines.split_last().unwrap();
+        assert_eq!(last, "last");
+        for (number, line) in numbered.iter().enumerate() {
+            assert_eq!(*line, format!("{number} {}", "x".repeat(3000)), "cut or out of order");
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_costs_lines_and_not_time() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        check(stuffed(&mut Output::new(writer.into()).unwrap(), reader));
+    }
+
+    #[test]
+    fn a_socket_that_nobody_reads_costs_lines_and_not_time() {
+        let (reader, writer) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        let reader = std::os::unix::net::UnixStream::from(reader);
+        check(stuffed(&mut Output::new(writer).unwrap(), reader));
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_costs_lines_and_not_the_process() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut output = Output::new(writer.into()).unwrap();
+        output.line(|bytes| bytes.extend_from_slice(b"x\n"));
+        assert_eq!(output.lost(), 1);
+    }
+}

@@ -1,0 +1,329 @@
+//! Our end of the channel to interceptor. Never waits for room, never blocks, and takes nothing on trust: whatever
+//! interceptor may not say now ends the channel.
+
+use imds_ipc::channel::{self, ChannelError};
+use imds_ipc::{DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Subject};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+/// interceptor answers a Hello at once; one that does not is no interceptor.
+const HELLO_TIME: Duration = Duration::from_secs(5);
+/// Between two attempts to connect. Only while a service starts.
+const RETRY_TIME: Duration = Duration::from_millis(50);
+/// Messages that wait for room: four for each of 4,096 connections. An interceptor that does not read for so long is dead.
+const MAX_UNSENT: usize = 16 * 1024;
+/// Messages taken before the exchanges get their turn.
+const MAX_BATCH: u32 = 64;
+
+/// Why there is no channel any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelEnd {
+    Channel(ChannelError),
+    Decode(DecodeError),
+    /// A second Hello, or something else before the first.
+    OutOfTurn,
+    /// A descriptor where none is due, or none where one is.
+    Descriptor,
+    /// An answer to a dial that we never asked for.
+    UnknownDial,
+    NoHello,
+    /// It has not read our messages for long.
+    Deaf,
+}
+
+impl fmt::Display for ChannelEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Channel(error) => error.fmt(f),
+            Self::Decode(error) => write!(f, "interceptor sent {error}"),
+            Self::OutOfTurn => f.write_str("interceptor sent a message out of turn"),
+            Self::Descriptor => {
+                f.write_str("interceptor sent a message with the wrong number of descriptors")
+            }
+            Self::UnknownDial => f.write_str("interceptor answered a dial that was not asked for"),
+            Self::NoHello => f.write_str("interceptor sent no hello"),
+            Self::Deaf => f.write_str("interceptor does not read what it is sent"),
+        }
+    }
+}
+
+impl std::error::Error for ChannelEnd {}
+
+impl From<ChannelError> for ChannelEnd {
+    fn from(error: ChannelError) -> Self {
+        Self::Channel(error)
+    }
+}
+
+impl From<DecodeError> for ChannelEnd {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<std::io::Error> for ChannelEnd {
+    fn from(error: std::io::Error) -> Self {
+        let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
+        Self::Channel(errno.into())
+    }
+}
+
+/// Why a dial gave no upstream connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialError {
+    Failed(DialFailure),
+    /// No word from interceptor in time.
+    NoAnswer,
+    /// interceptor is gone.
+    ChannelGone,
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed(DialFailure::Refused) => "the metadata service refused the connection",
+            Self::Failed(DialFailure::TimedOut) | Self::NoAnswer => "the metadata service does not answer",
+            Self::Failed(DialFailure::Unreachable) => "the metadata service is unreachable",
+            Self::Failed(DialFailure::TooMany) => {
+                "too many connections to the metadata service are being made"
+            }
+            Self::Failed(DialFailure::UnknownUpstream) => "interceptor knows no such service",
+            Self::ChannelGone => "interceptor is gone",
+        })
+    }
+}
+
+impl std::error::Error for DialError {}
+
+/// A captured connection, as interceptor hands it over.
+#[derive(Debug)]
+pub struct Captured {
+    pub id: u64,
+    pub subject: Subject,
+    pub client: SocketAddr,
+    pub service: SocketAddr,
+    pub upstream: u16,
+    pub stream: OwnedFd,
+}
+
+type DialResult = Result<OwnedFd, DialFailure>;
+
+pub struct Channel {
+    /// Only ever waited for through this type, which has no word for SOCK_SEQPACKET; `imds_ipc` sends and receives.
+    socket: UnixStream,
+    unsent: RefCell<VecDeque<Vec<u8>>>,
+    /// There is something unsent.
+    wake: Notify,
+    deaf: Cell<bool>,
+    next_dial: Cell<u64>,
+    dials: RefCell<HashMap<u64, oneshot::Sender<DialResult>>>,
+}
+
+impl Channel {
+    /// Connects, as whom we are now, and says hello. interceptor may not be there yet: tries again until `patience` ends.
+    ///
+    /// # Errors
+    /// The last reason why it did not work, or a version that we cannot talk to.
+    pub async fn attach(path: &Path, patience: Duration) -> Result<Self, ChannelEnd> {
+        let deadline = Instant::now() + patience;
+        let mut told = false;
+        let socket = loop {
+            match connect(path) {
+                Ok(socket) => break socket,
+                Err(errno) if Instant::now() >= deadline => return Err(ChannelEnd::Channel(errno.into())),
+                Err(errno) if !told => {
+                    told = true;
+                    tracing::info!("waiting for interceptor: {}: {errno}", path.display());
+                }
+                Err(_) => sleep(RETRY_TIME).await,
+            }
+        };
+        let channel = Self::new(socket)?;
+        channel.say(&FromFilterd::Hello(Hello::OURS));
+        timeout(HELLO_TIME, channel.hello()).await.map_err(|_| ChannelEnd::NoHello)??;
+        Ok(channel)
+    }
+
+    fn new(socket: OwnedFd) -> Result<Self, ChannelEnd> {
+        Ok(Self {
+            socket: UnixStream::from_std(socket.into())?,
+            unsent: RefCell::default(),
+            wake: Notify::new(),
+            deaf: Cell::new(false),
+            next_dial: Cell::new(0),
+            dials: RefCell::default(),
+        })
+    }
+
+    async fn hello(&self) -> Result<u8, ChannelEnd> {
+        match self.message().await? {
+            (FromInterceptor::Hello(hello), None) => Ok(Hello::OURS.agree(hello)?),
+            (FromInterceptor::Hello(_), Some(_)) => Err(ChannelEnd::Descriptor),
+            (
+                FromInterceptor::Connection { .. }
+                | FromInterceptor::Dialled { .. }
+                | FromInterceptor::DialFailed { .. },
+                _,
+            ) => Err(ChannelEnd::OutOfTurn),
+        }
+    }
+
+    /// The next captured connection. Answers to dials are passed to who waits for them.
+    ///
+    /// # Errors
+    /// Whatever ends the channel.
+    pub async fn captured(&self) -> Result<Captured, ChannelEnd> {
+        for taken in 1_u32.. {
+            match self.message().await? {
+                (FromInterceptor::Connection { id, subject, client, service, upstream }, Some(stream)) => {
+                    return Ok(Captured { id, subject, client, service, upstream, stream });
+                }
+                (FromInterceptor::Dialled { dial }, Some(stream)) => self.settle(dial, Ok(stream))?,
+                (FromInterceptor::DialFailed { dial, why }, None) => self.settle(dial, Err(why))?,
+                (FromInterceptor::Hello(_), _) => return Err(ChannelEnd::OutOfTurn),
+                (
+                    FromInterceptor::Connection { .. }
+                    | FromInterceptor::Dialled { .. }
+                    | FromInterceptor::DialFailed { .. },
+                    _,
+                ) => return Err(ChannelEnd::Descriptor),
+            }
+            if taken % MAX_BATCH == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Err(ChannelEnd::Deaf) // after four billion dials with no connection
+    }
+
+    async fn message(&self) -> Result<(FromInterceptor, Option<OwnedFd>), ChannelEnd> {
+        let received = self.socket.async_io(Interest::READABLE, || unless_blocked(self.receive()));
+        received.await?
+    }
+
+    fn receive(&self) -> Result<(FromInterceptor, Option<OwnedFd>), ChannelEnd> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let (bytes, descriptor) = channel::receive_with_descriptor(&self.socket, &mut buffer)?;
+        Ok((FromInterceptor::decode(bytes)?, descriptor))
+    }
+
+    /// An answer that comes after its exchange gave up is dropped, and its socket with it.
+    fn settle(&self, dial: u64, result: DialResult) -> Result<(), ChannelEnd> {
+        if dial >= self.next_dial.get() {
+            return Err(ChannelEnd::UnknownDial);
+        }
+        if let Some(waiting) = self.dials.borrow_mut().remove(&dial) {
+            let _ = waiting.send(result); // fails if the exchange has just been dropped
+        }
+        Ok(())
+    }
+
+    /// Sends now, or as soon as there is room, in order.
+    pub(crate) fn say(&self, message: &FromFilterd) {
+        let mut bytes = Vec::with_capacity(32);
+        message.encode(&mut bytes);
+        let mut unsent = self.unsent.borrow_mut();
+        if unsent.is_empty() {
+            match channel::send(&self.socket, &bytes, None) {
+                // a channel that has ended is noticed by who reads it
+                Ok(()) | Err(ChannelError::Closed | ChannelError::Truncated) => return,
+                Err(ChannelError::Descriptor | ChannelError::Os(_)) => return,
+                Err(ChannelError::WouldBlock) => (),
+            }
+        }
+        if unsent.len() < MAX_UNSENT {
+            unsent.push_back(bytes);
+        } else {
+            self.deaf.set(true);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Sends what found no room at first. Runs beside everything else; ends only with the channel.
+    pub(crate) async fn send_unsent(&self) -> ChannelEnd {
+        loop {
+            if self.deaf.get() {
+                return ChannelEnd::Deaf;
+            }
+            if self.unsent.borrow().is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            let sent = self.socket.async_io(Interest::WRITABLE, || unless_blocked(self.send_first())).await;
+            match sent {
+                Ok(Ok(())) => (),
+                Ok(Err(end)) => return end,
+                Err(error) => return error.into(),
+            }
+        }
+    }
+
+    fn send_first(&self) -> Result<(), ChannelEnd> {
+        let mut unsent = self.unsent.borrow_mut();
+        if let Some(first) = unsent.front() {
+            channel::send(&self.socket, first, None)?;
+            unsent.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Asks interceptor for a connection to one of its configured upstreams.
+    ///
+    /// # Errors
+    /// When it cannot be had within `patience`.
+    pub(crate) async fn dial(&self, upstream: u16, patience: Duration) -> Result<OwnedFd, DialError> {
+        let dial = self.next_dial.get();
+        self.next_dial.set(dial.wrapping_add(1)); // 2^64 dials are never asked for
+        let (answer, waiting) = oneshot::channel();
+        self.dials.borrow_mut().insert(dial, answer);
+        let _forgotten_when_dropped = Asked { channel: self, dial };
+        self.say(&FromFilterd::Dial { dial, upstream });
+        match timeout(patience, waiting).await {
+            Ok(Ok(Ok(stream))) => Ok(stream),
+            Ok(Ok(Err(failure))) => Err(DialError::Failed(failure)),
+            Ok(Err(_)) => Err(DialError::ChannelGone),
+            Err(_) => Err(DialError::NoAnswer),
+        }
+    }
+
+    /// Nobody will answer the dials any more.
+    pub(crate) fn forget_dials(&self) {
+        self.dials.borrow_mut().clear();
+    }
+}
+
+struct Asked<'a> {
+    channel: &'a Channel,
+    dial: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.channel.dials.borrow_mut().remove(&self.dial);
+    }
+}
+
+/// In the words of the runtime, which waits for readiness when it hears `WouldBlock`.
+fn unless_blocked<T>(result: Result<T, ChannelEnd>) -> std::io::Result<Result<T, ChannelEnd>> {
+    match result {
+        Err(ChannelEnd::Channel(ChannelError::WouldBlock)) => Err(std::io::ErrorKind::WouldBlock.into()),
+        other => Ok(other),
+    }
+}
+
+fn connect(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket)
+}

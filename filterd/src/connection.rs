@@ -1,0 +1,160 @@
+//! One captured connection: its exchanges one after the other, then its end.
+//! Judges nothing. Tells interceptor before it closes on purpose, and only then.
+
+use crate::channel::Captured;
+use crate::exchange::exchange;
+use crate::filter::{Client, Ending, Filter};
+use crate::strict::{Slot, StrictIo};
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use imds_ipc::FromFilterd;
+use std::cell::Cell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// After a refusal what the client still sends is read and dropped, so that it sees our answer and not a reset.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+/// hyper reads stand-ins only, and writes heads: its least is enough.
+const MAX_BUFFER: usize = 8192;
+
+/// Takes a connection from interceptor, or refuses it.
+pub(crate) fn take(filter: &Rc<Filter>, captured: Captured) {
+    let id = captured.id;
+    if let Err(why) = try_take(filter, captured) {
+        tracing::warn!("connection {id} not taken: {why}");
+        filter.interceptor.say(&FromFilterd::Close { connection: id });
+    }
+}
+
+fn try_take(filter: &Rc<Filter>, captured: Captured) -> Result<(), &'static str> {
+    if filter.open.get() >= filter.settings.connections {
+        return Err("too many connections");
+    }
+    let service = filter.service(captured.upstream, captured.service).ok_or("not to a service of ours")?;
+    let stream = stream_of(captured.stream).map_err(|_| "its descriptor is no stream")?;
+    let uid = captured.subject.uid;
+    let client = Client {
+        id: captured.id,
+        subject: imds_rules::Subject { uid, groups: None },
+        address: captured.client,
+        service,
+        over: filter.limits.borrow_mut().open(uid, Instant::now()).err(),
+        ending: Cell::new(Ending::Clean),
+        used: Cell::new(false),
+    };
+    let counted = Counted::new(filter, client);
+    tokio::task::spawn_local(serve(counted, stream));
+    Ok(())
+}
+
+/// interceptor is not trusted to have made it so that it does not block.
+fn stream_of(descriptor: OwnedFd) -> io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(descriptor);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// A connection as the limits count it, also when its task ends in a panic.
+struct Counted {
+    filter: Rc<Filter>,
+    client: Rc<Client>,
+}
+
+impl Counted {
+    fn new(filter: &Rc<Filter>, client: Client) -> Self {
+        filter.open.set(filter.open.get().saturating_add(1));
+        Self { filter: Rc::clone(filter), client: Rc::new(client) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let filter = &self.filter;
+        filter.open.set(filter.open.get().saturating_sub(1));
+        filter.limits.borrow_mut().close(self.client.subject.uid);
+        if self.client.used.get() {
+            filter.drain.leave();
+        }
+    }
+}
+
+async fn serve(counted: Counted, stream: UnixStream) {
+    let (filter, client) = (&counted.filter, &counted.client);
+    let stream = Rc::new(stream);
+    exchanges(filter, client, &stream).await;
+    match client.ending.get() {
+        // without our word interceptor resets the connection, which is what the client is to see
+        Ending::Cut => return,
+        Ending::Clean | Ending::Refused => {
+            filter.interceptor.say(&FromFilterd::Close { connection: client.id })
+        }
+    }
+    if client.ending.get() == Ending::Refused {
+        linger(&stream).await;
+    }
+}
+
+async fn exchanges(filter: &Rc<Filter>, client: &Rc<Client>, stream: &Rc<UnixStream>) {
+    let slot = Rc::new(Slot::default());
+    let max_head = usize::try_from(filter.settings.head_bytes).unwrap_or(usize::MAX);
+    let io = StrictIo::new(Rc::clone(stream), Rc::clone(&slot), max_head, filter.settings.idle());
+    let heads = Rc::clone(&slot);
+    let service = service_fn(|_stand_in| {
+        let head = heads.take();
+        let (filter, client) = (Rc::clone(filter), Rc::clone(client));
+        async move {
+            let head = head.ok_or_else(|| io::Error::other("an exchange without a head"))?;
+            if !client.used.replace(true) {
+                filter.drain.enter();
+            }
+            Ok::<_, io::Error>(exchange(filter, client, head).await)
+        }
+    });
+    let mut builder = Builder::new();
+    builder
+        .half_close(true)
+        .preserve_header_case(true)
+        .title_case_headers(true)
+        .auto_date_header(false)
+        .header_read_timeout(None)
+        .max_buf_size(MAX_BUFFER);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = filter.drain.begun() => {
+            slot.draining.set(client.used.get());
+            connection.as_mut().await
+        }
+    };
+    if let Err(error) = ended {
+        client.ending.set(Ending::Cut);
+        tracing::debug!("connection {}: {error}", client.id);
+    }
+}
+
+/// Ends our side, then reads until the client ends its own, or enough.
+async fn linger(stream: &UnixStream) {
+    let ended = rustix::net::shutdown(stream, rustix::net::Shutdown::Write);
+    let rest = async {
+        let mut buffer = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 && stream.readable().await.is_ok() {
+            match stream.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(read) => left = left.saturating_sub(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Err(_) => return,
+            }
+        }
+    };
+    if ended.is_ok() {
+        let _ = timeout(LINGER_TIME, rest).await; // either way the descriptor closes now
+    }
+}

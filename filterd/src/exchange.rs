@@ -1,0 +1,117 @@
+//! One request and its answer, from the head to the audit line.
+//! The only place where the steps stand in their order; each step is elsewhere.
+
+use crate::answer::{AnswerBody, Refused, relay};
+use crate::audit::{Entry, Word};
+use crate::filter::{Client, Ending, Filter};
+use crate::forward::{Answer, Upstream, forward};
+use crate::strict::{Head, Malformed};
+use hyper::Response;
+use hyper::header::{self, HeaderValue};
+use imds_rules::{Permit, Request, Verdict, decide};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// interceptor keeps the dial limit itself; this much more is for its word to arrive.
+const DIAL_SLACK: Duration = Duration::from_millis(500);
+
+pub(crate) async fn exchange(
+    filter: Rc<Filter>,
+    client: Rc<Client>,
+    head: Result<Head, Malformed>,
+) -> Response<AnswerBody> {
+    let head_only = head.as_ref().is_ok_and(Head::is_for_head_only);
+    let mut close = false;
+    let mut entry = Entry::begin(&filter.audit, &client);
+    let answered = answer(&filter, &client, head, &mut entry, &mut close).await;
+    let mut response = match answered {
+        Ok(answer) => relay(answer, client, entry, filter.settings.answer_bytes),
+        Err(refused) => {
+            close |= refused.close;
+            refuse(&refused, &client, entry, head_only)
+        }
+    };
+    if close || filter.drain.has_begun() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Who asks was settled by the kernel when the connection began. Fills in `entry` as things become known.
+async fn answer(
+    filter: &Filter,
+    client: &Client,
+    head: Result<Head, Malformed>,
+    entry: &mut Entry,
+    close: &mut bool,
+) -> Result<Answer, Refused> {
+    let request = canonicalise(client, &head?, entry, close)?;
+    admit(filter, client)?;
+    let permit = judge(filter, client, request, entry)?;
+    let upstream = dial(filter, client).await?;
+    let answer = forward(permit, upstream, filter.settings.answer_bytes).await?;
+    entry.status = answer.0.status().as_u16();
+    entry.word = Word::Allow;
+    Ok(answer)
+}
+
+fn canonicalise(
+    client: &Client,
+    head: &Head,
+    entry: &mut Entry,
+    close: &mut bool,
+) -> Result<Request, Refused> {
+    let fields = head.fields()?;
+    entry.quote(fields.method, fields.target);
+    *close |= fields.wants_close();
+    let head = imds_rules::Head {
+        method: fields.method,
+        target: fields.target,
+        version: fields.version,
+        headers: &fields.headers,
+    };
+    let request = Request::canonicalise(&head, &client.service.profile)?;
+    entry.request(&request);
+    Ok(request)
+}
+
+fn admit(filter: &Filter, client: &Client) -> Result<(), Refused> {
+    if let Some(over) = client.over {
+        return Err(over.into());
+    }
+    Ok(filter.limits.borrow_mut().request(client.subject.uid, Instant::now())?)
+}
+
+fn judge(filter: &Filter, client: &Client, request: Request, entry: &mut Entry) -> Result<Permit, Refused> {
+    match decide(&filter.rules, &client.subject, request) {
+        Verdict::Allow(permit) => {
+            entry.rule = permit.rule().map(|rule| rule.line);
+            Ok(permit)
+        }
+        Verdict::Deny(denial) => {
+            entry.rule = denial.rule().map(|rule| rule.line);
+            Err((&denial).into())
+        }
+    }
+}
+
+async fn dial(filter: &Filter, client: &Client) -> Result<Upstream, Refused> {
+    let service = &client.service;
+    let patience = filter.settings.dial() + DIAL_SLACK;
+    let stream = filter.interceptor.dial(service.upstream, patience).await?;
+    Ok(Upstream::new(stream, service.host.clone())?)
+}
+
+fn refuse(refused: &Refused, client: &Client, mut entry: Entry, head_only: bool) -> Response<AnswerBody> {
+    if refused.word == Word::Refuse {
+        client.ending.set(Ending::Refused);
+    }
+    let response = refused.response();
+    entry.word = refused.word;
+    entry.status = refused.status.as_u16();
+    entry.why.clone_from(&refused.why);
+    if !head_only {
+        entry.bytes = hyper::body::Body::size_hint(response.body()).lower();
+    }
+    response
+}

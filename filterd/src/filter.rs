@@ -1,0 +1,161 @@
+//! What all exchanges share, and what is known of one client.
+//! Decides nothing; opens nothing.
+
+use crate::audit::Audit;
+use crate::channel::Channel;
+use crate::limits::{Limits, OverLimit};
+use hyper::header::{HeaderValue, InvalidHeaderValue};
+use imds_rules::{Profile, Rules, Subject};
+use imds_settings::Settings;
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+/// One address of a metadata service.
+pub(crate) struct Service {
+    /// Its index in interceptor's configuration, which is ours.
+    pub(crate) upstream: u16,
+    pub(crate) address: SocketAddr,
+    pub(crate) name: Rc<str>,
+    pub(crate) profile: Rc<Profile>,
+    /// What upstream is told as `Host`, whatever the client said.
+    pub(crate) host: HeaderValue,
+}
+
+pub struct Filter {
+    pub(crate) rules: Rules,
+    pub(crate) services: Vec<Rc<Service>>,
+    pub(crate) settings: imds_settings::Limits,
+    pub(crate) limits: RefCell<Limits>,
+    pub(crate) audit: Rc<Audit>,
+    pub(crate) interceptor: Channel,
+    pub(crate) drain: Drain,
+    /// Connections we hold.
+    pub(crate) open: Cell<u32>,
+}
+
+impl Filter {
+    /// # Errors
+    /// When a service's address cannot be a `Host` value; none such exists.
+    pub fn new(
+        settings: &Settings,
+        rules: Rules,
+        audit: Audit,
+        interceptor: Channel,
+    ) -> Result<Self, InvalidHeaderValue> {
+        Ok(Self {
+            rules,
+            services: services(settings)?,
+            limits: RefCell::new(Limits::new(&settings.limits)),
+            settings: settings.limits.clone(),
+            audit: Rc::new(audit),
+            interceptor,
+            drain: Drain::default(),
+            open: Cell::new(0),
+        })
+    }
+
+    /// The service that interceptor says a client connected to, if its index and its address agree with ours.
+    pub(crate) fn service(&self, upstream: u16, address: SocketAddr) -> Option<Rc<Service>> {
+        let found = self.services.get(usize::from(upstream))?;
+        (found.address == address).then(|| Rc::clone(found))
+    }
+}
+
+fn services(settings: &Settings) -> Result<Vec<Rc<Service>>, InvalidHeaderValue> {
+    let mut all: Vec<Rc<Service>> = Vec::new();
+    for service in &settings.services {
+        let profile = Rc::new(Profile::ec2(service.addresses.clone(), service.port, service.hosts.clone()));
+        let name: Rc<str> = service.name.as_str().into();
+        for ip in &service.addresses {
+            // the settings refuse more than a few addresses
+            let upstream = u16::try_from(all.len()).unwrap_or(u16::MAX);
+            let address = SocketAddr::new(*ip, service.port);
+            let host = host_of(address).try_into()?;
+            let (name, profile) = (Rc::clone(&name), Rc::clone(&profile));
+            all.push(Rc::new(Service { upstream, address, name, profile, host }));
+        }
+    }
+    Ok(all)
+}
+
+/// RFC 9110 section 7.2: without the port where it is the scheme's own.
+fn host_of(address: SocketAddr) -> String {
+    match (address.port(), address.ip()) {
+        (80, IpAddr::V4(ip)) => ip.to_string(),
+        (80, IpAddr::V6(ip)) => format!("[{ip}]"),
+        _ => address.to_string(),
+    }
+}
+
+/// How a connection of ours is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Everything was answered.
+    Clean,
+    /// The client may still be sending what we will not read.
+    Refused,
+    /// In the middle of an answer: the client must not take it for a whole one.
+    Cut,
+}
+
+/// One captured connection.
+pub(crate) struct Client {
+    pub(crate) id: u64,
+    pub(crate) subject: Subject,
+    pub(crate) address: SocketAddr,
+    pub(crate) service: Rc<Service>,
+    /// Set when its uid had too many connections already.
+    pub(crate) over: Option<OverLimit>,
+    pub(crate) ending: Cell<Ending>,
+    /// Whether it has sent a head.
+    pub(crate) used: Cell<bool>,
+}
+
+/// The end of this process: idle connections close, running exchanges finish.
+#[derive(Default)]
+pub(crate) struct Drain {
+    begun: Cell<bool>,
+    begin: Notify,
+    /// Connections that have sent a head.
+    used: Cell<u32>,
+    quiet: Notify,
+}
+
+impl Drain {
+    pub(crate) fn begin(&self) {
+        self.begun.set(true);
+        self.begin.notify_waiters();
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    pub(crate) async fn begun(&self) {
+        if !self.has_begun() {
+            self.begin.notified().await; // one thread: nothing begins between the two
+        }
+    }
+
+    /// A connection has sent its first head.
+    pub(crate) fn enter(&self) {
+        self.used.set(self.used.get().saturating_add(1));
+    }
+
+    /// Such a connection is closed.
+    pub(crate) fn leave(&self) {
+        self.used.set(self.used.get().saturating_sub(1));
+        if self.used.get() == 0 {
+            self.quiet.notify_waiters();
+        }
+    }
+
+    /// Until no connection is left that has sent a head. One that has sent none loses nothing by our end.
+    pub(crate) async fn quiet(&self) {
+        while self.used.get() > 0 {
+            self.quiet.notified().await;
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! One request to upstream and the beginning of its answer. Sends what the permit holds and nothing else.
+//! Decides nothing; reads nothing of the client's connection.
+
+use http_body_util::Empty;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::{Builder, Connection};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use imds_rules::Permit;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
+
+/// The service answers in milliseconds; clients give up after one or a few seconds.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// A service that sends nothing for so long in the middle of an answer is given up.
+const STALL_TIME: Duration = Duration::from_secs(10);
+/// Of an answer's head, and of its body held at a time. hyper's least is 8 KiB; a real head has 300 bytes.
+const MAX_BUFFER: usize = 16 * 1024;
+
+/// Headers that belong to one connection and not to the answer (RFC 9110 section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// A fresh connection to the service, dialled for one request.
+pub struct Upstream {
+    stream: TcpStream,
+    host: HeaderValue,
+}
+
+impl Upstream {
+    /// # Errors
+    /// When the descriptor is no socket that can be waited for.
+    pub(crate) fn new(stream: OwnedFd, host: HeaderValue) -> Result<Self, ForwardError> {
+        let stream = std::net::TcpStream::from(stream);
+        // interceptor is not trusted with this: a socket that blocks would stop every client
+        stream.set_nonblocking(true).map_err(|_| ForwardError::Socket)?;
+        let stream = TcpStream::from_std(stream).map_err(|_| ForwardError::Socket)?;
+        Ok(Self { stream, host })
+    }
+}
+
+/// Why an allowed request got no answer from upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardError {
+    /// What interceptor passed is no connection.
+    Socket,
+    /// The request cannot be put into words; the rules let nothing through that cannot.
+    Request,
+    /// Closed early, or not HTTP.
+    NoAnswer,
+    TimedOut,
+    /// It wants to speak another protocol.
+    Switching,
+    TooLarge,
+}
+
+impl fmt::Display for ForwardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Socket => "interceptor passed no usable connection",
+            Self::Request => "the request cannot be sent",
+            Self::NoAnswer => "the metadata service gave no valid answer",
+            Self::TimedOut => "the metadata service took too long",
+            Self::Switching => "the metadata service wants another protocol",
+            Self::TooLarge => "the answer is larger than the limit",
+        })
+    }
+}
+
+impl std::error::Error for ForwardError {}
+
+/// An answer of upstream: a head that may be passed on as it is, and a body still to come.
+pub struct Answer(pub(crate) Response<Flow>);
+
+/// Sends the permitted request. `max_body`: bytes; an answer that announces more is refused here.
+///
+/// # Errors
+/// When no answer comes that can be passed on.
+pub async fn forward(permit: Permit, upstream: Upstream, max_body: u64) -> Result<Answer, ForwardError> {
+    let request = request(&permit, upstream.host)?;
+    let io = TokioIo::new(upstream.stream);
+    let handshake = Builder::new()
+        .preserve_header_case(true)
+        .title_case_headers(true)
+        .max_buf_size(MAX_BUFFER)
+        .handshake(io)
+        .await;
+    let (mut sender, connection) = handshake.map_err(|_| ForwardError::NoAnswer)?;
+    let mut wire = Wire { connection: Box::pin(connection), ended: false };
+    let mut response = pin!(sender.send_request(request));
+    let answered = poll_fn(|cx| {
+        wire.poll(cx);
+        response.as_mut().poll(cx)
+    });
+    let response = timeout(ANSWER_TIME, answered).await.map_err(|_| ForwardError::TimedOut)?;
+    answer(response.map_err(|_| ForwardError::NoAnswer)?, wire, max_body)
+}
+
+fn request(permit: &Permit, host: HeaderValue) -> Result<Request<Empty<Bytes>>, ForwardError> {
+    let judged = permit.request();
+    let method = match judged.method() {
+        imds_rules::Method::Get => Method::GET,
+        imds_rules::Method::Head => Method::HEAD,
+        imds_rules::Method::Put => Method::PUT,
+    };
+    let mut request =
+        Request::builder().method(method).uri(judged.upstream_target()).header(header::HOST, host);
+    for (name, value) in judged.upstream_headers() {
+        request = request.header(name, value);
+    }
+    if judged.method() == imds_rules::Method::Put {
+        request = request.header(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    let request = request.header(header::CONNECTION, HeaderValue::from_static("close")).body(Empty::new());
+    request.map_err(|_| ForwardError::Request)
+}
+
+fn answer(response: Response<Incoming>, wire: Wire, max_body: u64) -> Result<Answer, ForwardError> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(ForwardError::Switching);
+    }
+    if response.body().size_hint().lower() > max_body {
+        return Err(ForwardError::TooLarge);
+    }
+    // the extensions stay: hyper keeps the spelling of the header names and the reason phrase there
+    let mut response = response.map(|body| Flow { body, wire, patience: None });
+    *response.version_mut() = Version::HTTP_11;
+    *response.headers_mut() = end_to_end(response.headers());
+    Ok(Answer(response))
+}
+
+/// The headers that are the answer's own, in their order.
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        // RFC 9112 section 6.3: beside Transfer-Encoding a Content-Length says nothing, and must not be passed on
+        let misleading = chunked && *name == header::CONTENT_LENGTH;
+        if !misleading && !HOP_BY_HOP.contains(name) && !is_named_by_connection(headers, name) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
+}
+
+fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+    })
+}
+
+/// hyper's half of the work on an upstream connection; makes progress only when polled, and needs no task of its own.
+struct Wire {
+    connection: Pin<Box<Connection<TokioIo<TcpStream>, Empty<Bytes>>>>,
+    ended: bool,
+}
+
+impl Wire {
+    /// Errors reach the answer or its body by themselves.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if !self.ended {
+            self.ended = self.connection.as_mut().poll(cx).is_ready();
+        }
+    }
+}
+
+/// Why the body of an answer is not whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FlowError {
+    Ended,
+    Stalled,
+}
+
+impl fmt::Display for FlowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ended => "upstream ended too early",
+            Self::Stalled => "upstream stalled",
+        })
+    }
+}
+
+impl std::error::Error for FlowError {}
+
+/// The body of an answer. Dropping it drops the upstream connection.
+pub(crate) struct Flow {
+    body: Incoming,
+    wire: Wire,
+    /// Runs while upstream keeps us waiting.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for Flow {
+    type Data = Bytes;
+    type Error = FlowError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+        self.wire.poll(cx);
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.patience = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|_| FlowError::Ended)));
+        }
+        let timer = self.patience.get_or_insert_with(|| Box::pin(sleep(STALL_TIME)));
+        timer.as_mut().poll(cx).map(|()| Some(Err(FlowError::Stalled)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use imds_rules::{Names, Profile, Rules, Subject, Verdict, decide};
+    use std::io::Write;
+    use std::net::TcpListener;
+    use tokio::time::Instant;
+
+    fn permit() -> Permit {
+        let parsed = imds_rules::parse("t", b"Allow \"/\"\n").unwrap();
+        let rules = Rules::new(&parsed, &Names::default());
+        let address = "169.254.169.254".parse().unwrap();
+        let head = imds_rules::Head {
+            method: b"GET",
+            target: b"/a",
+            version: imds_rules::Version::Http10,
+            headers: &[],
+        };
+        let request =
+            imds_rules::Request::canonicalise(&head, &Profile::ec2(vec![address], 80, vec![])).unwrap();
+        match decide(&rules, &Subject { uid: 1, groups: None }, request) {
+            Verdict::Allow(permit) => permit,
+            Verdict::Deny(denial) => panic!("{denial}"),
+        }
+    }
+
+    /// Runs on a clock that jumps to the next timer whenever there is nothing to do.
+    fn on_a_paused_clock(test: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().start_paused(true).build().unwrap().block_on(test);
+    }
+
+    /// Ours, with `sent` under way to it, and the service's end.
+    fn upstream(sent: &[u8]) -> (Upstream, std::net::TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        theirs.write_all(sent).unwrap();
+        (Upstream::new(ours.into(), HeaderValue::from_static("h")).unwrap(), theirs)
+    }
+
+    #[test]
+    fn a_service_that_says_nothing_is_given_up_in_time() {
+        on_a_paused_clock(async {
+            for said in ["", "HTTP/1.1 200 OK\r\nServer: EC2"] {
+                let (upstream, _theirs) = upstream(said.as_bytes());
+                let begun = Instant::now();
+                assert_eq!(forward(permit(), upstream, 10).await.err(), Some(ForwardError::TimedOut));
+                assert_eq!(begun.elapsed().as_secs(), ANSWER_TIME.as_secs());
+            }
+        });
+    }
+
+    #[test]
+    fn a_service_that_stops_in_the_middle_of_its_answer_is_given_up_in_time() {
+        on_a_paused_clock(async {
+            let (upstream, _theirs) = upstream(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab");
+            let mut flow =
+                forward(permit(), upstream, 10).await.unwrap_or_else(|error| panic!("{error}")).0.into_body();
+            assert_eq!(flow.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+            let begun = Instant::now();
+            assert_eq!(flow.frame().await.unwrap().err(), Some(FlowError::Stalled));
+            assert_eq!(begun.elapsed().as_secs(), STALL_TIME.as_secs());
+        });
+    }
+}

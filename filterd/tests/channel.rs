@@ -1,0 +1,187 @@
+//! What imds-filterd takes from interceptor and what it does not, and how it ends.
+
+mod played;
+
+use imds_ipc::{DialFailure, FromFilterd, FromInterceptor, Hello, Subject};
+use played::{ALLOW_ALL, Client, Filterd, GET, OK};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+fn pair() -> (UnixStream, UnixStream) {
+    UnixStream::pair().unwrap()
+}
+
+#[test]
+fn a_hostile_interceptor_ends_the_channel_with_75_and_a_reason() {
+    type Attack = fn(&mut Filterd);
+    let attacks: [(&str, Attack); 8] = [
+        ("out of turn", |f| f.say(&FromInterceptor::Hello(Hello::OURS), None)),
+        ("number of descriptors", |f| {
+            let message = f.connection(1);
+            f.say(&message, None);
+        }),
+        ("number of descriptors", |f| f.say(&FromInterceptor::Dialled { dial: 0 }, None)),
+        ("number of descriptors", |f| {
+            let why = DialFailure::Refused;
+            f.say(&FromInterceptor::DialFailed { dial: 0, why }, Some(pair().0.as_fd()));
+        }),
+        ("not asked for", |f| {
+            let why = DialFailure::Refused;
+            f.say(&FromInterceptor::DialFailed { dial: 0, why }, None);
+        }),
+        ("not asked for", |f| f.say(&FromInterceptor::Dialled { dial: u64::MAX }, Some(pair().0.as_fd()))),
+        ("wrong length", |f| imds_ipc::channel::send(&f.channel, &[1; 40], None).unwrap()),
+        ("unknown kind", |f| {
+            let mut bytes = Vec::new();
+            FromFilterd::Close { connection: 1 }.encode(&mut bytes);
+            imds_ipc::channel::send(&f.channel, &bytes, None).unwrap();
+        }),
+    ];
+    for (reason, attack) in attacks {
+        let mut filterd = Filterd::start(ALLOW_ALL);
+        attack(&mut filterd);
+        filterd.hear_end();
+        let (status, log) = filterd.end();
+        assert_eq!(status.code(), Some(75), "{reason}: {log}");
+        assert!(log.contains(reason), "{reason}: {log}");
+    }
+}
+
+#[test]
+fn a_hello_of_a_version_we_cannot_talk_to_is_a_clear_error() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    // start() said a good one; a second process gets a bad one
+    filterd.terminate();
+    assert_eq!(filterd.end().0.code(), Some(0));
+    let place = played::Place::new();
+    let listener = place.listen();
+    let mut child = played::program()
+        .arg("--config")
+        .arg(place.settings(ALLOW_ALL, ""))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let channel = played::accept(&listener);
+    let mut bytes = Vec::new();
+    FromInterceptor::Hello(Hello { minor: 9, oldest_minor: 8 }).encode(&mut bytes);
+    imds_ipc::channel::send(&channel, &bytes, None).unwrap();
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut log).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert!(log.contains("version"), "{log}");
+}
+
+#[test]
+fn a_connection_to_a_service_that_is_not_ours_is_closed_and_the_others_go_on() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    for (service, upstream) in
+        [("10.0.0.1:80", 0), ("169.254.169.254:81", 0), ("169.254.169.254:80", 1), ("169.254.169.254:80", 7)]
+    {
+        let (mut ours, theirs) = pair();
+        let message = FromInterceptor::Connection {
+            id: 77,
+            subject: Subject { uid: 0 },
+            client: "10.0.0.5:1".parse().unwrap(),
+            service: service.parse().unwrap(),
+            upstream,
+        };
+        filterd.say(&message, Some(theirs.as_fd()));
+        drop(theirs);
+        assert_eq!(filterd.hear(), FromFilterd::Close { connection: 77 }, "{service} {upstream}");
+        assert_eq!(std::io::Read::read(&mut ours, &mut [0]).unwrap(), 0);
+    }
+    let mut client = filterd.connect(0);
+    client.send(GET);
+    filterd.dial().answer(OK);
+    assert_eq!(client.answer().0, 200);
+}
+
+#[test]
+fn more_connections_than_the_limit_are_closed_and_descriptors_that_are_no_sockets_too() {
+    let mut filterd = Filterd::start_with(ALLOW_ALL, "connections = 2");
+    let kept: Vec<Client> = (0..2).map(|uid| filterd.connect(uid)).collect();
+    let mut third = filterd.connect(3);
+    assert_eq!(filterd.hear(), FromFilterd::Close { connection: third.id });
+    assert_eq!(third.rest(), "");
+    drop(kept);
+    for _ in 0..2 {
+        assert!(matches!(filterd.hear(), FromFilterd::Close { .. }));
+    }
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let message = filterd.connection(1);
+    filterd.say(&message, Some(file.as_fd()));
+    assert!(matches!(filterd.hear(), FromFilterd::Close { .. }));
+}
+
+#[test]
+fn an_upstream_that_is_no_socket_is_a_502() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut client = filterd.connect(0);
+    client.send(GET);
+    let dial = filterd.hear_dial();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    filterd.say(&FromInterceptor::Dialled { dial }, Some(file.as_fd()));
+    assert_eq!(client.answer().0, 502);
+}
+
+#[test]
+fn a_stop_closes_idle_connections_finishes_what_is_under_way_and_exits_with_0() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut idle = filterd.connect(1);
+    idle.send(GET);
+    filterd.dial().answer(OK);
+    assert_eq!(idle.answer().0, 200);
+    let mut waiting = filterd.connect(2);
+    let mut busy = filterd.connect(3);
+    busy.send(GET);
+    let upstream = filterd.dial();
+    filterd.terminate();
+    assert_eq!(idle.rest(), "");
+    assert_eq!(filterd.hear(), FromFilterd::Close { connection: idle.id });
+    // not yet begun, but sent before the end
+    waiting.send(GET);
+    let second = filterd.dial();
+    upstream.answer(OK);
+    assert!(busy.rest().contains("\r\nConnection: close\r\n\r\nok"));
+    assert_eq!(filterd.hear(), FromFilterd::Close { connection: busy.id });
+    second.answer(OK);
+    assert!(waiting.rest().ends_with("ok"));
+    let (status, log) = filterd.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+#[test]
+fn a_connection_that_has_sent_nothing_is_left_open_at_a_stop_for_the_next_filterd() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut unused = filterd.connect(1);
+    // its task has run when this later one has been served
+    let mut other = filterd.connect(2);
+    other.send(GET);
+    filterd.dial().answer(OK);
+    assert_eq!(other.answer().0, 200);
+    filterd.terminate();
+    assert_eq!(filterd.hear(), FromFilterd::Close { connection: other.id });
+    assert_eq!(unused.rest(), "");
+    filterd.hear_end();
+    assert_eq!(filterd.end().0.code(), Some(0));
+}
+
+#[test]
+fn when_interceptor_is_gone_answers_under_way_are_finished_and_the_exit_code_is_75() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut served = filterd.connect(1);
+    served.send(GET);
+    let mut upstream = filterd.dial();
+    let mut dialling = filterd.connect(2);
+    dialling.send(GET);
+    filterd.hear_dial();
+    upstream.request();
+    let (_ours, gone) = pair();
+    filterd.channel = gone.into();
+    assert_eq!(dialling.answer().0, 502);
+    std::io::Write::write_all(&mut upstream.0, OK.as_bytes()).unwrap();
+    assert!(served.rest().ends_with("ok"));
+    let (status, log) = filterd.end();
+    assert_eq!(status.code(), Some(75), "{log}");
+    assert!(log.contains("closed the channel"), "{log}");
+}

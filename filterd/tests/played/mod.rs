@@ -1,0 +1,333 @@
+//! Plays interceptor and upstream to a real imds-filterd, one step after the other, on one thread.
+//! Asserts nothing about what filterd does; waits for events and never for a time.
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
+
+use imds_ipc::channel::{ChannelError, receive, send};
+use imds_ipc::{DialFailure, FILTER_SOCKET, FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Subject};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// A test that waits for longer has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const ALLOW_ALL: &str = "Allow \"/\"\n";
+pub const GET: &str = "GET /latest/meta-data/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n";
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+/// A directory that others may enter, gone when dropped.
+pub struct Place(pub PathBuf);
+
+impl Place {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("imds-filterd-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    pub fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// Writes rules and settings; `more` are lines of the settings' `[limits]`.
+    pub fn settings(&self, rules: &str, more: &str) -> PathBuf {
+        let rules = self.write("imds.conf", rules, 0o644);
+        let text = format!(
+            "runtime_dir = {:?}\n[filter]\nuser = {:?}\nrules = {rules:?}\n[limits]\n{more}\n",
+            self.0,
+            filter_user()
+        );
+        self.write("imds-filterd.toml", &text, 0o644)
+    }
+
+    pub fn listen(&self) -> OwnedFd {
+        let path = self.0.join(FILTER_SOCKET);
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        rustix::net::listen(&socket, 4).unwrap();
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
+        socket
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// filterd refuses to be root; as anybody else it can only stay who it is.
+pub fn filter_user() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    if uid == 0 {
+        return "nobody".into();
+    }
+    imds_settings::Accounts::open().user_name(uid).unwrap().expect("a name for our uid")
+}
+
+pub fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_imds-filterd"))
+}
+
+/// A running imds-filterd with its channel to us.
+pub struct Filterd {
+    pub child: Child,
+    pub channel: OwnedFd,
+    place: Place,
+    listener: OwnedFd,
+    upstream: TcpListener,
+    lines: Receiver<String>,
+    log: Receiver<String>,
+    next: u64,
+}
+
+impl Filterd {
+    pub fn start(rules: &str) -> Self {
+        Self::start_with(rules, "")
+    }
+
+    pub fn start_with(rules: &str, limits: &str) -> Self {
+        Self::spawn(Place::new(), &mut program(), rules, limits)
+    }
+
+    pub fn spawn(place: Place, program: &mut Command, rules: &str, limits: &str) -> Self {
+        let settings = place.settings(rules, limits);
+        let listener = place.listen();
+        let mut child = program
+            .arg("--config")
+            .arg(settings)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let log = lines_of(child.stderr.take().unwrap());
+        let channel = accept(&listener);
+        sockopt::set_socket_timeout(&channel, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
+        let upstream = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut filterd = Self { child, channel, place, listener, upstream, lines, log, next: 1 };
+        assert_eq!(filterd.hear(), FromFilterd::Hello(Hello::OURS));
+        filterd.say(&FromInterceptor::Hello(Hello::OURS), None);
+        filterd
+    }
+
+    pub fn say(&self, message: &FromInterceptor, descriptor: Option<BorrowedFd<'_>>) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        send(&self.channel, &bytes, descriptor).unwrap();
+    }
+
+    /// The next message, waited for.
+    pub fn hear(&mut self) -> FromFilterd {
+        wait_readable(&self.channel);
+        self.hear_now().expect("a message")
+    }
+
+    /// The next message, if it is already there.
+    pub fn hear_now(&mut self) -> Option<FromFilterd> {
+        let mut buffer = [0; MAX_MESSAGE];
+        match receive(&self.channel, &mut buffer) {
+            Ok(bytes) => Some(FromFilterd::decode(bytes).unwrap()),
+            Err(ChannelError::WouldBlock) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// What a message that has to come from filterd now is not: anything but the end.
+    pub fn hear_end(&self) {
+        wait_readable(&self.channel);
+        let end = receive(&self.channel, &mut [0; MAX_MESSAGE]).map(<[u8]>::to_vec);
+        assert_eq!(end, Err(ChannelError::Closed));
+    }
+
+    pub fn connection(&mut self, uid: u32) -> FromInterceptor {
+        let id = self.next;
+        self.next += 1;
+        FromInterceptor::Connection {
+            id,
+            subject: Subject { uid },
+            client: "10.0.0.5:40001".parse().unwrap(),
+            service: "169.254.169.254:80".parse().unwrap(),
+            upstream: 0,
+        }
+    }
+
+    pub fn connect(&mut self, uid: u32) -> Client {
+        let id = self.next;
+        let message = self.connection(uid);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.say(&message, Some(theirs.as_fd()));
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        ours.set_write_timeout(Some(PATIENCE)).unwrap();
+        Client { stream: BufReader::new(ours), id }
+    }
+
+    pub fn hear_dial(&mut self) -> u64 {
+        match self.hear() {
+            FromFilterd::Dial { dial, upstream: 0 } => dial,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Answers the dial that has to come now with a connection to ourselves.
+    pub fn dial(&mut self) -> Upstream {
+        let dial = self.hear_dial();
+        let theirs = TcpStream::connect(self.upstream.local_addr().unwrap()).unwrap();
+        let (ours, _) = self.upstream.accept().unwrap();
+        self.say(&FromInterceptor::Dialled { dial }, Some(theirs.as_fd()));
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        ours.set_write_timeout(Some(PATIENCE)).unwrap();
+        Upstream(ours)
+    }
+
+    pub fn fail_dial(&mut self, why: DialFailure) {
+        let dial = self.hear_dial();
+        self.say(&FromInterceptor::DialFailed { dial, why }, None);
+    }
+
+    /// The next audit line, waited for.
+    pub fn audit(&self) -> Value {
+        let line = self.lines.recv_timeout(PATIENCE).expect("an audit line");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Whether an audit line is there that nobody asked for.
+    pub fn audit_now(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
+    /// Waits until filterd ends; the rest of its log.
+    pub fn end(&mut self) -> (ExitStatus, String) {
+        let mut log = String::new();
+        // the log ends when the process does
+        while let Ok(line) = self.log.recv_timeout(PATIENCE) {
+            log.push_str(&line);
+        }
+        (self.child.wait().unwrap(), log)
+    }
+
+    pub fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}
+
+impl Drop for Filterd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines_of(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (lines, received) = channel();
+    std::thread::spawn(move || {
+        let mut pipe = BufReader::new(pipe);
+        loop {
+            let mut line = String::new();
+            if pipe.read_line(&mut line).unwrap_or(0) == 0 || lines.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    received
+}
+
+/// A child that ends interrupts the call.
+pub fn accept(listener: &OwnedFd) -> OwnedFd {
+    rustix::io::retry_on_intr(|| rustix::net::accept(listener)).expect("filterd attaches")
+}
+
+fn wait_readable(socket: &OwnedFd) {
+    let mut asked = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::IN)];
+    let patience = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut asked, Some(&patience)));
+    assert_eq!(ready, Ok(1), "filterd says nothing");
+}
+
+/// A captured client's end.
+pub struct Client {
+    pub stream: BufReader<UnixStream>,
+    pub id: u64,
+}
+
+impl Client {
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// A head, up to its blank line.
+    pub fn head(&mut self) -> String {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(self.stream.read_line(&mut head).unwrap(), 0, "cut short: {head:?}");
+        }
+        head
+    }
+
+    pub fn body(&mut self, bytes: usize) -> String {
+        let mut body = vec![0; bytes];
+        self.stream.read_exact(&mut body).unwrap();
+        String::from_utf8(body).unwrap()
+    }
+
+    /// Status and body of an answer that says its length.
+    pub fn answer(&mut self) -> (u16, String) {
+        let head = self.head();
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
+        let length = length.parse().unwrap();
+        (status_of(&head), self.body(length))
+    }
+
+    /// Everything up to the end of the connection.
+    pub fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).unwrap();
+        String::from_utf8(rest).unwrap()
+    }
+}
+
+pub fn status_of(head: &str) -> u16 {
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// The metadata service's end of a dialled connection.
+pub struct Upstream(pub TcpStream);
+
+impl Upstream {
+    /// The request as it arrived, up to its blank line.
+    pub fn request(&mut self) -> String {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            request.extend_from_slice(&byte);
+        }
+        String::from_utf8(request).unwrap()
+    }
+
+    /// Reads the request, answers, and closes.
+    pub fn answer(mut self, bytes: impl AsRef<[u8]>) -> String {
+        let request = self.request();
+        self.0.write_all(bytes.as_ref()).unwrap();
+        request
+    }
+}
