@@ -20,6 +20,7 @@ RELEASE ?= target/release
 DAEMONS = imds-interceptor imds-filterd
 TOOLS = imdsctl imds-mock
 UNITS = imds-interceptor.service imds-filterd.service
+RC_SCRIPTS = imds_interceptor imds_filterd
 
 all: build
 
@@ -55,6 +56,9 @@ install:
 		$(INSTALL) -m 644 systemd/imds-filterd.sysusers $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf && \
 		for u in $(UNITS); do sed 's|@SBINDIR@|$(SBINDIR)|' systemd/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
 			chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done; fi
+	if [ "$$(uname -s)" = FreeBSD ]; then \
+		$(INSTALL) -d $(DESTDIR)$(PREFIX)/etc/rc.d && \
+		for s in $(RC_SCRIPTS); do $(INSTALL) -m 555 rc.d/$$s $(DESTDIR)$(PREFIX)/etc/rc.d/$$s || exit 1; done; fi
 
 # Configuration that was changed stays; what is still as it was shipped goes.
 uninstall:
@@ -64,6 +68,7 @@ uninstall:
 	for p in $(DAEMONS); do rm -f $(DESTDIR)$(SBINDIR)/$$p; done
 	for p in $(TOOLS); do rm -f $(DESTDIR)$(BINDIR)/$$p; done
 	for u in $(UNITS); do rm -f $(DESTDIR)$(UNITDIR)/$$u; done
+	for s in $(RC_SCRIPTS); do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$s; done
 	rm -f $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf
 	rm -rf $(DESTDIR)$(DOCDIR)
 

@@ -89,7 +89,7 @@ impl Door {
         let bound = bind(&socket, &address);
         rustix::process::umask(old);
         bound.map_err(os)?;
-        std::os::unix::fs::chown(&path, Some(0), Some(user.gid))
+        std::os::unix::fs::chown(&path, None, Some(user.gid))
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o660)))
             .map_err(|error| DoorError::Os(path.clone(), error))?;
         listen(&socket, BACKLOG).map_err(os)?;
