@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.91 or newer (rustup.rs)" >&2; exit 69; }
 missing=
+# shellcheck disable=SC2013 # words are wanted
 for package in $(sed 's/#.*//' tests/packages); do
 	status=$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null || true)
 	[ "$status" = "install ok installed" ] || missing="$missing $package"
