@@ -41,6 +41,7 @@ check:
 
 test: deps
 	$(CARGO) build --locked --workspace --bins
+	sh tests/clients/install.sh
 	$(CARGO) test --locked --workspace
 
 install:
