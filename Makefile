@@ -13,6 +13,7 @@ SBINDIR = $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
 UNITDIR ?= /lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
+MANDIR = $(PREFIX)/share/man
 DOCDIR = $(PREFIX)/share/doc/imds-filterd
 INSTALL ?= install
 RELEASE ?= target/release
@@ -20,6 +21,9 @@ RELEASE ?= target/release
 DAEMONS = imds-interceptor imds-filterd
 TOOLS = imdsctl imds-mock
 UNITS = imds-interceptor.service imds-filterd.service
+MAN1 = imds-mock.1
+MAN5 = imds.conf.5 imds-filterd.toml.5
+MAN8 = imds-interceptor.8 imds-filterd.8 imdsctl.8
 RC_SCRIPTS = imds_interceptor imds_filterd
 
 all: build
@@ -52,6 +56,10 @@ install:
 		$(INSTALL) -m 644 conf/$$f $(DESTDIR)$(SYSCONFDIR)/$$f.sample || exit 1; \
 		test -e $(DESTDIR)$(SYSCONFDIR)/$$f || $(INSTALL) -m 644 conf/$$f $(DESTDIR)$(SYSCONFDIR)/$$f || exit 1; done
 	$(INSTALL) -m 644 README.md ARCHITECTURE.md LICENSE $(DESTDIR)$(DOCDIR)
+	$(INSTALL) -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
+	for m in $(MAN1); do $(INSTALL) -m 644 man/$$m $(DESTDIR)$(MANDIR)/man1/$$m || exit 1; done
+	for m in $(MAN5); do $(INSTALL) -m 644 man/$$m $(DESTDIR)$(MANDIR)/man5/$$m || exit 1; done
+	for m in $(MAN8); do $(INSTALL) -m 644 man/$$m $(DESTDIR)$(MANDIR)/man8/$$m || exit 1; done
 	if [ "$$(uname -s)" = Linux ]; then \
 		$(INSTALL) -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) && \
 		$(INSTALL) -m 644 systemd/imds-filterd.sysusers $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf && \
@@ -71,6 +79,9 @@ uninstall:
 	for u in $(UNITS); do rm -f $(DESTDIR)$(UNITDIR)/$$u; done
 	for s in $(RC_SCRIPTS); do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$s; done
 	rm -f $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf
+	for m in $(MAN1); do rm -f $(DESTDIR)$(MANDIR)/man1/$$m; done
+	for m in $(MAN5); do rm -f $(DESTDIR)$(MANDIR)/man5/$$m; done
+	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done
 	rm -rf $(DESTDIR)$(DOCDIR)
 
 .PHONY: all build deps demo check test install uninstall
