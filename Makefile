@@ -4,6 +4,7 @@
 #   make demo       as root: a private network with a metadata service, both daemons, users allowed and refused
 #   make check      tests that need neither root nor network; installs nothing (for packagers)
 #   make test       every test; as root; installs what it needs
+#   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5
 #   make install    into $(DESTDIR)$(PREFIX); `make uninstall` takes it away again
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -17,6 +18,7 @@ MANDIR = $(PREFIX)/share/man
 DOCDIR = $(PREFIX)/share/doc/imds-filterd
 INSTALL ?= install
 RELEASE ?= target/release
+BENCH_ROUNDS ?= 5
 
 DAEMONS = imds-interceptor imds-filterd
 TOOLS = imdsctl imds-mock
@@ -47,6 +49,11 @@ test: deps
 	$(CARGO) build --locked --workspace --bins
 	sh tests/clients/install.sh
 	$(CARGO) test --locked --workspace
+
+bench: deps
+	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imds-tests --bins
+	nginx=$$(sh tests/bench/nginx.sh "$$(pwd)/target/nginx") && \
+		$(RELEASE)/imds-bench --rounds $(BENCH_ROUNDS) --nginx "$$nginx"
 
 install:
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)
@@ -84,4 +91,4 @@ uninstall:
 	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done
 	rm -rf $(DESTDIR)$(DOCDIR)
 
-.PHONY: all build deps demo check test install uninstall
+.PHONY: all build deps demo check test bench install uninstall

@@ -65,8 +65,8 @@ fn every_setting_is_in_the_man_page_with_its_default_and_no_other() {
         keys.insert(key.to_owned());
         if let toml::Value::Integer(number) = value {
             let shown = if key == "mark" { format!("{number:#x}") } else { number.to_string() };
-            let entry = page.split(&format!(".It Cm {key}\n")).nth(1).unwrap_or_default();
-            let entry = entry.split("\n.It").next().unwrap_or_default();
+            let entry = page.split(&format!(".It Cm {key}\n")).nth(1).expect(key);
+            let entry = entry.split("\n.It").next().expect(key);
             assert!(entry.contains(&format!("Default: {shown}.")), "{key} = {shown}: {entry:?}");
         }
     };

@@ -1,0 +1,163 @@
+//! The order of measuring, inside of the lab: rounds, in each every variant in turn, on each every load.
+//! Judges nothing.
+
+use crate::load::{self, Kind, Load, Outcome};
+use crate::process;
+use crate::report::{Open, Report, Sample, Samples, percentile_us};
+use crate::variant::{Up, Variant, run};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::process::Command;
+
+/// Bounded by number, so that a slow variant is not given less to do. About a second each.
+const LOADS: [Load; 11] = [
+    Load { kind: Kind::New, clients: 1, requests: 1500, pace: None },
+    Load { kind: Kind::New, clients: 8, requests: 4000, pace: None },
+    Load { kind: Kind::New, clients: 64, requests: 4000, pace: None },
+    Load { kind: Kind::New, clients: 100, requests: 4000, pace: None },
+    // twice what an instance's link-local services take: how long one waits when there is no queue
+    Load { kind: Kind::New, clients: 100, requests: 2000, pace: Some(2000) },
+    Load { kind: Kind::Keep, clients: 1, requests: 2000, pace: None },
+    Load { kind: Kind::Keep, clients: 8, requests: 6000, pace: None },
+    Load { kind: Kind::Keep, clients: 64, requests: 6000, pace: None },
+    Load { kind: Kind::Pair, clients: 1, requests: 750, pace: None },
+    Load { kind: Kind::Pair, clients: 8, requests: 1500, pace: None },
+    Load { kind: Kind::Pair, clients: 64, requests: 1500, pace: None },
+];
+/// What is slow once (page faults, caches, first allocations) is not measured.
+const WARM_UP: Load = Load { kind: Kind::New, clients: 8, requests: 400, pace: None };
+/// Connections held open while others are made.
+const OPEN: [usize; 5] = [0, 10, 100, 1_000, 10_000];
+const WHILE_OPEN: Load = Load { kind: Kind::New, clients: 1, requests: 1000, pace: None };
+/// Ours and, inherited, those of the daemons: two for each of the most open connections.
+const DESCRIPTORS: u64 = 65_536;
+
+/// # Errors
+/// When a variant cannot be put up or taken down.
+pub(crate) fn measure(rounds: usize, nginx: &OsStr) -> io::Result<Report> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = Some(maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS)));
+    setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+    run(Command::new("sh").args(["-c", WIDEN]))?;
+    run(Command::new("imds-lab").args(["in", "cloud", "--", "sh", "-c", WIDEN]))?;
+    let mut faults = Faults::default();
+    let load_average = fs::read_to_string("/proc/loadavg")?.trim().to_owned();
+    let mut samples: Vec<Samples> = LOADS.iter().map(|_| Samples::default()).collect();
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        let taken = take_round(round, nginx, &mut faults)?;
+        for (all, new) in samples.iter_mut().zip(taken) {
+            all.0.push(new);
+        }
+    }
+    let open_connections = open_connections(nginx, &mut faults)?;
+    let measured = LOADS.iter().zip(&samples);
+    Ok(Report {
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        processors: std::thread::available_parallelism()?.get(),
+        load_average,
+        rounds,
+        loads: measured.filter_map(|(load, samples)| samples.measured(load)).collect(),
+        open_connections,
+        failed: faults.failed,
+        first_error: faults.first,
+    })
+}
+
+/// Ports enough for all connections of a run, in both namespaces.
+const WIDEN: &str = "echo 10000 65535 >/proc/sys/net/ipv4/ip_local_port_range
+    echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse
+    echo 4096 >/proc/sys/net/core/somaxconn";
+
+#[derive(Default)]
+struct Faults {
+    failed: usize,
+    first: Option<String>,
+}
+
+impl Faults {
+    fn note(&mut self, variant: Variant, load: &Load, outcome: &Outcome) {
+        self.failed += outcome.failed;
+        if let Some(error) = &outcome.first_error {
+            let what = format!(
+                "{}, {}, {} at a time: {} of {} failed: {error}",
+                variant.name(),
+                load.kind.name(),
+                load.clients,
+                outcome.failed,
+                load.requests
+            );
+            eprintln!("{what}");
+            self.first.get_or_insert(what);
+        }
+    }
+}
+
+/// Each variant is first in one round of three, so that none always follows the same one.
+fn take_round(round: usize, nginx: &OsStr, faults: &mut Faults) -> io::Result<Vec<[Sample; 3]>> {
+    let mut columns = Variant::ALL.map(|_| Vec::new());
+    for turn in 0..Variant::ALL.len() {
+        let at = (round + turn) % Variant::ALL.len();
+        let (Some(variant), Some(column)) = (Variant::ALL.get(at), columns.get_mut(at)) else { continue };
+        let up = variant.put_up(nginx)?;
+        faults.note(*variant, &WARM_UP, &load::run(&WARM_UP));
+        for load in &LOADS {
+            column.push(sample(*variant, &up, load, faults)?);
+        }
+        up.take_down()?;
+    }
+    let [direct, nginx, filterd] = columns;
+    Ok(direct.into_iter().zip(nginx).zip(filterd).map(|((d, n), f)| [d, n, f]).collect())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "numbers of requests are far below 2^52")]
+fn sample(variant: Variant, up: &Up, load: &Load, faults: &mut Faults) -> io::Result<Sample> {
+    let pids = up.pids()?;
+    let before = process::used(&pids)?;
+    let outcome = load::run(load);
+    let used = process::used(&pids)?.since(before);
+    faults.note(variant, load, &outcome);
+    let served = outcome.latencies.len() as f64;
+    let percentile = |share| {
+        let nothing = || io::Error::other(format!("{}: no request was answered", variant.name()));
+        percentile_us(&outcome.latencies, share).ok_or_else(nothing)
+    };
+    Ok(Sample {
+        rate: served / outcome.elapsed.as_secs_f64(),
+        p50_us: percentile(50)?,
+        p99_us: percentile(99)?,
+        processor_us: used.processor.as_secs_f64() * 1e6 / served,
+        switches: used.switches as f64 / served,
+    })
+}
+
+fn open_connections(nginx: &OsStr, faults: &mut Faults) -> io::Result<Vec<Open>> {
+    let mut rows = Vec::new();
+    for variant in [Variant::Nginx, Variant::Filterd] {
+        eprintln!("open connections: {}", variant.name());
+        let up = variant.put_up(nginx)?;
+        let pids = up.pids()?;
+        let idle = process::resident(&pids)?;
+        let mut open = Vec::new();
+        for wanted in OPEN {
+            open.extend(load::idle_connections(wanted.saturating_sub(open.len()))?);
+            let resident = process::resident(&pids)?;
+            let taken = sample(variant, &up, &WHILE_OPEN, faults)?;
+            let each =
+                u64::try_from(open.len()).ok().and_then(|n| resident.saturating_sub(idle).checked_div(n));
+            rows.push(Open {
+                variant: variant.name().into(),
+                connections: open.len(),
+                resident_bytes: resident,
+                bytes_a_connection: each,
+                p50_us: taken.p50_us,
+                processor_us: taken.processor_us,
+            });
+        }
+        drop(open);
+        up.take_down()?;
+    }
+    Ok(rows)
+}
