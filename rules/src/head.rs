@@ -57,7 +57,7 @@ pub struct Profile {
     pub hosts: Vec<String>,
     /// Query keys it knows; any other is refused.
     pub query_keys: &'static [&'static str],
-    /// Request headers that are passed on, in the spelling that goes upstream; all others are dropped.
+    /// Request headers that are passed on; all others are dropped.
     pub request_headers: &'static [&'static str],
 }
 

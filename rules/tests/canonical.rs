@@ -88,6 +88,35 @@ fn ec2_knows_no_query() {
     assert_eq!(got, Err(Refusal::QueryKey));
 }
 
+/// Every choice of capital and small letters: 2^13 and 2^9.
+fn in_every_letter_case(name: &str) -> Vec<String> {
+    let letters: Vec<usize> = name.match_indices(char::is_alphabetic).map(|(at, _)| at).collect();
+    let spelled = |choice: u32| {
+        let capital =
+            |at: usize| letters.iter().position(|letter| *letter == at).is_some_and(|n| choice >> n & 1 == 1);
+        let letters = name.char_indices();
+        letters
+            .map(|(at, c)| if capital(at) { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() })
+            .collect()
+    };
+    (0..1 << letters.len()).map(spelled).collect()
+}
+
+#[test]
+fn a_forwarding_header_is_refused_in_every_letter_case_and_with_blanks_before_the_colon() {
+    for (name, spellings) in [("X-Forwarded-For", 8192), ("Forwarded", 512)] {
+        let names: std::collections::BTreeSet<String> = in_every_letter_case(name).into_iter().collect();
+        assert_eq!(names.len(), spellings);
+        for name in names {
+            for blank in ["", " ", "\t", " \t "] {
+                let headers = vec![(format!("{name}{blank}").into_bytes(), b"192.0.2.1".to_vec())];
+                let got = judge(b"GET", b"/", Version::Http10, &headers, &profile(&[]));
+                assert_eq!(got, Err(Refusal::Forwarded), "{name}{blank:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_path_for_the_log_has_no_query() {
     let got =
