@@ -1,8 +1,10 @@
 //! What a process has used so far, as /proc tells it.
 //! Only reads.
 
+use rustix::io::Errno;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 /// Sums over some processes.
@@ -31,14 +33,26 @@ pub(crate) fn used(pids: &[u32]) -> io::Result<Used> {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();
             // in nanoseconds, where /proc/PID/stat counts hundredths of a second
-            let spent = first_number(&fs::read_to_string(task.join("schedstat"))?);
-            sum.processor += Duration::from_nanos(spent.ok_or(io::ErrorKind::InvalidData)?);
-            let status = fs::read_to_string(task.join("status"))?;
+            let (Some(schedule), Some(status)) = (told(&task, "schedstat")?, told(&task, "status")?) else {
+                continue;
+            };
+            let spent = first_number(&schedule).ok_or(io::ErrorKind::InvalidData)?;
+            sum.processor += Duration::from_nanos(spent);
             let switches = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
             sum.switches += switches.iter().filter_map(|name| field(&status, name)).sum::<u64>();
         }
     }
     Ok(sum)
+}
+
+/// What /proc says of a thread; nothing if it has ended since it was listed.
+fn told(task: &Path, what: &str) -> io::Result<Option<String>> {
+    match fs::read_to_string(task.join(what)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Resident memory of all of them, bytes. What they share counts once each.
