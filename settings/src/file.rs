@@ -55,7 +55,10 @@ pub struct Capture {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Guard {
+    /// Policies of the IPsec layer: nothing to pay for connected sockets, a look-up for forwarded packets.
     Xfrm,
+    /// A table of nftables: for kernels without xfrm, and for routers.
+    Nftables,
 }
 
 /// What becomes of packets to the service that this host forwards, for containers behind a bridge for example.
@@ -373,7 +376,7 @@ mod tests {
     fn an_error_names_file_line_and_what_was_expected() {
         let cases = [
             ("[capture]\nmarc = 5\n", &["t.toml", "line 2", "marc", "expected"][..]),
-            ("[capture]\nguard = \"none\"\n", &["line 2", "none", "xfrm"]),
+            ("[capture]\nguard = \"none\"\n", &["line 2", "none", "xfrm", "nftables"]),
             ("[capture]\nmark = -1\n", &["line 2"]),
             ("[capture]\nmark = 0\n", &["mark = 0", "expected"]),
             ("[capture]\ndevice = \"a/b\"\n", &["a/b", "expected"]),

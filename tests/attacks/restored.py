@@ -15,6 +15,7 @@ PARTS = (
     "ip -6 route show table 169254",
     "ip xfrm policy",
     "ip -6 xfrm policy",
+    "nft list ruleset",
 )
 
 
@@ -38,6 +39,7 @@ DISTURBANCES = {
     "routes4": lambda: run("ip -4 route flush table 169254"),
     "routes6": lambda: run("ip -6 route flush table 169254"),
     "policies": lambda: run("ip xfrm policy flush"),
+    "ruleset": lambda: run("nft flush ruleset"),
     "tun_address4": lambda: run("ip -4 address flush dev imds0"),
     "tun_address6": lambda: run("ip -6 address flush dev imds0"),
     "tun_down": lambda: run("ip link set imds0 down"),

@@ -2,8 +2,9 @@
 """Prints every packet for the service that arrives here: `seen KIND SOURCE PORT SERVICE PORT`, ARP and neighbour questions too.
 Must not send anything. Writes `ready` once it listens, ends when its standard input does.
 
-KIND is syn, tcp (not a SYN), udp, icmp, fragment (of any protocol, not the first), protocol-NUMBER; arp, which asks for
-the service's hardware address; or neighbour, an answer to the service's own such question."""
+KIND is syn, tcp (not a SYN), udp, probe (an empty datagram of one hop: the interceptor's look for a way left open), icmp,
+fragment (of any protocol, not the first), protocol-NUMBER; arp, which asks for the service's hardware address; or neighbour,
+an answer to the service's own such question."""
 
 import select
 import socket
@@ -59,7 +60,7 @@ def read_v4(packet):
         return None
     offset = struct.unpack("!H", packet[6:8])[0] & 0x1FFF
     source, target = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
-    return told(packet[9], packet[size:], source, target, offset)
+    return told(packet[9], packet[size:], source, target, offset, packet[8])
 
 
 def read_v6(packet):
@@ -75,15 +76,17 @@ def read_v6(packet):
         kind, rest = rest[0], rest[size:]
     if kind == 58 and rest[:1] == b"\x87" and rest[8:24] == SERVICE6:
         return f"arp {source} 0 {place.SERVICE[6]} 0"
-    return told(kind, rest, source, target, offset) if named else None
+    return told(kind, rest, source, target, offset, packet[7]) if named else None
 
 
-def told(kind, rest, source, target, offset):
+def told(kind, rest, source, target, offset, hops):
     ports = struct.unpack("!HH", rest[:4]) if kind in (6, 17, 136) and len(rest) >= 4 and not offset else (0, 0)
     if offset:
         name = "fragment"
     elif kind == 6:
         name = "syn" if len(rest) > 13 and rest[13] & 0x12 == 2 else "tcp"
+    elif kind == 17 and hops == 1 and rest[4:6] == b"\0\x08":
+        name = "probe"
     elif kind == 58 and rest[:1] == b"\x88":
         name = "neighbour"
     else:

@@ -4,15 +4,11 @@
 mod ways;
 
 use imds_tests::Lab;
-use ways::{NOBODY, Report, TUN_BUT_NO_FILTER, attack, expect_bare};
+use ways::{NFTABLES, NOBODY, Report, TUN_BUT_NO_FILTER, XFRM, attack, expect_bare, guarded_by, with_guard};
 
 const BYPASS: &str = "watched imds-lab as mallory -- /usr/bin/python3 -B bypass.py";
 /// The gateway of the lab's cloud answers for the service, whatever the container is called.
 const CONTAINER: &str = "watched imds-lab in container -- /usr/bin/python3 -B container.py";
-
-fn guarded() -> Lab {
-    Lab::new().rules(NOBODY)
-}
 
 #[test]
 fn on_a_bare_lab_each_way_does_what_it_claims() {
@@ -32,7 +28,16 @@ fn on_a_bare_lab_an_unprivileged_user_can_take_an_ownerless_tun() {
 
 #[test]
 fn no_way_leads_around_the_filter() {
-    let report = Report::of(attack(&guarded(), BYPASS));
+    expect_no_way(XFRM);
+}
+
+#[test]
+fn no_way_leads_around_the_filter_with_the_guard_by_nftables() {
+    expect_no_way(NFTABLES);
+}
+
+fn expect_no_way(guard: &str) {
+    let report = Report::of(attack(&guarded_by(guard), BYPASS));
     report.expect_closed();
     for family in ["4", "6"] {
         // the honest client is answered, or nothing at all would be a pass
@@ -47,8 +52,17 @@ fn no_way_leads_around_the_filter() {
 
 #[test]
 fn with_the_interceptor_killed_everything_is_refused_at_once() {
+    expect_closed_when_killed(XFRM);
+}
+
+#[test]
+fn with_the_interceptor_killed_everything_is_refused_at_once_with_the_guard_by_nftables() {
+    expect_closed_when_killed(NFTABLES);
+}
+
+fn expect_closed_when_killed(guard: &str) {
     let script = format!("imds-lab kill interceptor\n{BYPASS}");
-    let report = Report::of(attack(&guarded(), &script));
+    let report = Report::of(attack(&guarded_by(guard), &script));
     report.expect_closed();
     assert_eq!(report.outcome("plain", "4"), "refused:EACCES");
     assert_eq!(report.outcome("plain", "6"), "refused:EACCES");
@@ -57,7 +71,7 @@ fn with_the_interceptor_killed_everything_is_refused_at_once() {
 #[test]
 fn with_both_daemons_stopped_everything_is_refused() {
     let script = format!("imds-lab stop filterd; imds-lab stop interceptor\n{BYPASS}");
-    let report = Report::of(attack(&guarded(), &script));
+    let report = Report::of(attack(&guarded_by(XFRM), &script));
     report.expect_closed();
     assert_eq!(report.outcome("plain", "4"), "refused:EACCES");
     assert_eq!(report.outcome("plain", "6"), "refused:EACCES");
@@ -69,10 +83,12 @@ fn after_a_release_everything_is_open_again() {
     let script = format!(
         "imds-lab stop filterd; imds-lab stop interceptor\nimds-interceptor release --config \"$LAB_CONFIG\"\n{BYPASS} plain device"
     );
-    let report = Report::of(attack(&guarded(), &script));
-    for family in ["4", "6"] {
-        assert_eq!(report.outcome("plain", family), "reached");
-        assert_eq!(report.outcome("device", family), "reached");
+    for guard in [XFRM, NFTABLES] {
+        let report = Report::of(attack(&guarded_by(guard), &script));
+        for family in ["4", "6"] {
+            assert_eq!(report.outcome("plain", family), "reached", "{guard}");
+            assert_eq!(report.outcome("device", family), "reached", "{guard}");
+        }
     }
 }
 
@@ -101,7 +117,10 @@ fn a_connection_opened_before_the_start_works_on_a_bare_lab() {
 #[test]
 fn a_connection_opened_before_the_start_is_cut_off() {
     let script = format!("{HELD_OPEN}imds-lab start interceptor\nimds-lab start filterd\n{GO_ON}");
-    Report::of(attack(&Lab::bare().rules(NOBODY), &script)).expect_closed();
+    for guard in [XFRM, NFTABLES] {
+        let lab = with_guard(Lab::bare(), guard).rules(NOBODY);
+        Report::of(attack(&lab, &script)).expect_closed();
+    }
 }
 
 #[test]
@@ -115,17 +134,49 @@ fn on_a_bare_lab_a_container_reaches_the_service_in_each_way() {
 }
 
 #[test]
-fn a_container_behind_a_bridge_is_refused() {
-    Report::of(attack(&guarded().container("bridge"), CONTAINER)).expect_closed();
-}
-
-#[test]
-fn a_container_behind_masquerade_is_refused() {
-    Report::of(attack(&guarded().container("masquerade"), CONTAINER)).expect_closed();
+fn a_container_is_refused_whatever_it_tries() {
+    for (how, guard) in
+        [("bridge", XFRM), ("masquerade", XFRM), ("bridge", NFTABLES), ("masquerade", NFTABLES)]
+    {
+        Report::of(attack(&guarded_by(guard).container(how), CONTAINER)).expect_closed();
+    }
 }
 
 #[test]
 fn a_container_is_refused_with_the_interceptor_killed() {
     let script = format!("imds-lab kill interceptor\n{CONTAINER}");
-    Report::of(attack(&guarded().container("masquerade"), &script)).expect_closed();
+    for guard in [XFRM, NFTABLES] {
+        Report::of(attack(&guarded_by(guard).container("masquerade"), &script)).expect_closed();
+    }
+}
+
+#[test]
+fn a_container_is_refused_by_the_guard_alone() {
+    let script = format!(
+        "imds-lab kill interceptor
+        for v in 4 6; do ip -$v rule del priority 13; ip -$v rule del priority 12; done
+        {CONTAINER}"
+    );
+    for guard in [XFRM, NFTABLES] {
+        Report::of(attack(&guarded_by(guard).container("bridge"), &script)).expect_closed();
+    }
+}
+
+#[test]
+fn a_container_that_may_go_directly_is_answered_by_the_service_and_the_host_is_filtered_still() {
+    let config = "[capture]\nguard = \"nftables\"\nforwarded = \"direct\"\n";
+    for how in ["bridge", "masquerade"] {
+        let lab = Lab::new().config(config).rules(NOBODY).container(how);
+        let report = Report::of(attack(&lab, &format!("{CONTAINER} plain\n")));
+        assert_eq!(
+            (report.outcome("plain", "4"), report.outcome("plain", "6")),
+            ("reached", "reached"),
+            "{how}"
+        );
+        if how == "bridge" {
+            let report = Report::of(attack(&lab, &format!("{BYPASS} plain device")));
+            report.expect_closed();
+            assert_eq!(report.outcome("plain", "4"), "filtered:403");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 mod ways;
 
 use imds_tests::Lab;
-use ways::{NOBODY, Report, attack};
+use ways::{NFTABLES, NOBODY, Report, XFRM, attack, guarded_by, with_guard};
 
 const BYPASS: &str = "imds-lab as mallory -- /usr/bin/python3 -B bypass.py";
 const RULES: &str = "Allow user alice \"/\"\n";
@@ -15,11 +15,11 @@ done\n";
 const PUT_BACK_WITHIN_MS: u64 = 50;
 
 fn guarded() -> Lab {
-    Lab::new().rules(NOBODY)
+    guarded_by(XFRM)
 }
 
-/// Leaks while the rules are gone: a segment routing header names the service as a mere stop on the way, which the guard
-/// does not see, and no metadata service answers such a packet.
+/// Leaks of the xfrm guard while the rules are gone: a segment routing header names the service as a mere stop on the way,
+/// which that guard does not see, and no metadata service answers such a packet. The nftables guard sees it.
 fn expect_closed_but_for_segments(report: &Report) {
     let segments = |name: &str| name.starts_with("segment_routing");
     let excused: Vec<_> = report
@@ -39,7 +39,11 @@ fn expect_closed_but_for_segments(report: &Report) {
 }
 
 fn expect_put_back(what: &str) {
-    let text = attack(&guarded(), &format!("python restored.py {what}")).expect_success();
+    expect_put_back_in(&guarded(), what);
+}
+
+fn expect_put_back_in(lab: &Lab, what: &str) {
+    let text = attack(lab, &format!("python restored.py {what}")).expect_success();
     let mut times: Vec<u64> =
         text.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse().ok()).collect();
     times.sort_unstable();
@@ -68,6 +72,11 @@ fn deleted_policies_are_put_back_in_their_order() {
 }
 
 #[test]
+fn a_flushed_ruleset_is_put_back() {
+    expect_put_back_in(&guarded_by(NFTABLES), "ruleset");
+}
+
+#[test]
 fn deleted_addresses_of_the_tun_are_put_back() {
     for what in ["tun_address4", "tun_address6", "tun_down"] {
         expect_put_back(what);
@@ -79,6 +88,23 @@ fn nothing_gets_through_while_rules_and_routes_are_flushed_over_and_over() {
     for parts in ["rules4,rules6", "routes4,routes6", "rules4,routes4,rules6,routes6"] {
         let script = format!("watched /usr/bin/python3 -B disturb.py {parts} {BYPASS}");
         expect_closed_but_for_segments(&Report::of(attack(&guarded(), &script)));
+    }
+}
+
+#[test]
+fn nothing_gets_through_the_table_while_rules_and_routes_are_flushed_over_and_over() {
+    let script = format!("watched /usr/bin/python3 -B disturb.py rules4,routes4,rules6,routes6 {BYPASS}");
+    Report::of(attack(&guarded_by(NFTABLES), &script)).expect_closed();
+}
+
+#[test]
+fn nothing_gets_through_while_the_ruleset_is_flushed_and_the_rules_stand() {
+    for names in [UNBOUND4, UNBOUND6] {
+        let script = format!("watched /usr/bin/python3 -B disturb.py ruleset {BYPASS} {names}");
+        let mut report = Report::of(attack(&guarded_by(NFTABLES), &script));
+        // between a repair and its probe the table may have been flushed again
+        report.seen.retain(|seen| seen.kind != "probe");
+        report.expect_closed();
     }
 }
 
@@ -107,6 +133,7 @@ fn with_the_interceptor_dead_flushed_rules_and_routes_open_nothing() {
         watched {BYPASS}"
     );
     expect_closed_but_for_segments(&Report::of(attack(&guarded(), &script)));
+    Report::of(attack(&guarded_by(NFTABLES), &script)).expect_closed();
 }
 
 #[test]
@@ -184,7 +211,9 @@ fn another_link_with_the_number_of_the_dead_tun_opens_nothing() {
         [ \"$(cat /sys/class/net/eth1/ifindex)\" = $INDEX ]
         watched imds-lab as mallory -- env ATTACK_UPLINK=eth1 /usr/bin/python3 -B bypass.py"
     );
-    Report::of(attack(&guarded(), &script)).expect_closed();
+    for guard in [XFRM, NFTABLES] {
+        Report::of(attack(&guarded_by(guard), &script)).expect_closed();
+    }
 }
 
 #[test]
@@ -252,5 +281,8 @@ fn answers_come_back_though_the_service_must_ask_for_our_hardware_address() {
     // IPv6 asks from the service's own address, and the guard must let the answer out. The first exchange makes us know
     // the gateway, or our own question for it would tell the cloud all it wants to know.
     let script = format!("{ALICE}imds-lab in cloud -- ip -6 neigh flush all\n{ALICE}");
-    assert_eq!(Lab::new().rules(RULES).script(&script).expect_success(), "200\n200\n200\n200\n");
+    for guard in [XFRM, NFTABLES] {
+        let lab = with_guard(Lab::new(), guard).rules(RULES);
+        assert_eq!(lab.script(&script).expect_success(), "200\n200\n200\n200\n", "{guard}");
+    }
 }

@@ -1,6 +1,6 @@
 //! What capture tells the loop: what was found and put back, why it could not start, how it stands. Logs nothing.
 
-use imds_settings::exit;
+use imds_settings::{Guard, exit};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -111,9 +111,9 @@ pub struct Health {
 pub enum CaptureError {
     /// Another interceptor holds it.
     Held(PathBuf),
-    /// The kernel has no xfrm.
-    NoGuard(io::Error),
-    /// `forwarded = "direct"` cannot be had with this guard.
+    /// The kernel lacks what the chosen guard is made of.
+    NoGuard(Guard),
+    /// `forwarded = "direct"` cannot be had with the xfrm guard.
     NoDirect,
     Tun {
         device: String,
@@ -163,15 +163,18 @@ impl fmt::Display for CaptureError {
             Self::Held(path) => {
                 write!(f, "another imds-interceptor runs: it holds {}; stop it first", path.display())
             }
-            Self::NoGuard(error) => write!(
-                f,
-                "this kernel has no xfrm ({error}), so nothing would hold a process that binds to a device; use a \
-                 kernel with CONFIG_XFRM_USER, or load the module xfrm_user"
+            Self::NoGuard(Guard::Xfrm) => f.write_str(
+                "this kernel has no xfrm, so nothing would hold a process that binds to a device; load the module \
+                 xfrm_user, use a kernel with CONFIG_XFRM_USER, or set capture.guard = \"nftables\"",
+            ),
+            Self::NoGuard(Guard::Nftables) => f.write_str(
+                "this kernel has no nftables, so nothing would hold a process that binds to a device; load the module \
+                 nf_tables, use a kernel with CONFIG_NF_TABLES, or set capture.guard = \"xfrm\"",
             ),
             Self::NoDirect => f.write_str(
                 "capture.forwarded = \"direct\" cannot be had with capture.guard = \"xfrm\": the kernel asks the same \
-                 policies for forwarded packets; use forwarded = \"refuse\", and mark forwarded packets yourself \
-                 where some shall pass",
+                 policies for forwarded packets; use guard = \"nftables\", or forwarded = \"refuse\" and mark forwarded \
+                 packets yourself where some shall pass",
             ),
             Self::Tun { device, error } => {
                 write!(f, "making the tun device {device}: {error}")?;

@@ -16,8 +16,8 @@ pub use crate::sys::linux::tun::Tun;
 pub use event::{CaptureError, Event, Health};
 
 use crate::sys::linux::netlink::{Drained, Notifications};
-use crate::sys::linux::{rtnl, xfrm};
-use imds_settings::{Forwarded, Settings};
+use crate::sys::linux::rtnl;
+use imds_settings::{Forwarded, Guard, Settings};
 use notes::Notes;
 use std::collections::BTreeSet;
 use std::io;
@@ -41,7 +41,7 @@ pub struct Capture {
     services: Vec<IpAddr>,
     kernel: Kernel,
     routes_changed: Notifications,
-    policies_changed: Notifications,
+    guard_changed: Notifications,
     notes: Notes,
     tun: Tun,
     /// Of the tun, as long as it is there.
@@ -64,15 +64,16 @@ impl Capture {
     /// What was tried, what the kernel said, what to do. What was installed by then stays: closed.
     pub fn up(settings: &Settings) -> Result<(Self, Tun), CaptureError> {
         // the kernel asks the guard's policies for forwarded packets too
-        if settings.capture.forwarded == Forwarded::Direct {
+        if (settings.capture.guard, settings.capture.forwarded) == (Guard::Xfrm, Forwarded::Direct) {
             return Err(CaptureError::NoDirect);
         }
         let notes = Notes::open(&settings.runtime_dir)?;
         let kernel = Kernel::open()?;
+        kernel.has(settings.capture.guard)?;
         // heard from before the first look, or a change between the two would be missed
-        let listening = "listening for changes of routes and policies";
+        let listening = "listening for changes of routes and the guard";
         let routes_changed = rtnl::notifications().map_err(CaptureError::step(listening))?;
-        let policies_changed = xfrm::notifications().map_err(CaptureError::step(listening))?;
+        let guard_changed = guard::notifications(settings).map_err(CaptureError::step(listening))?;
 
         let device = &settings.capture.device;
         let failed = |error| CaptureError::Tun { device: device.clone(), error };
@@ -83,7 +84,7 @@ impl Capture {
             services: settings.upstreams().map(|service| service.ip()).collect(),
             kernel,
             routes_changed,
-            policies_changed,
+            guard_changed,
             notes,
             tun: tun.share().map_err(failed)?,
             tun_index: 0,
@@ -117,13 +118,13 @@ impl Capture {
     fn world(&mut self) -> Result<World, CaptureError> {
         let tun = self.tun.name().ok().map(|name| (self.tun_index, name));
         World::read(&mut self.kernel, self.settings.capture.table, tun)
-            .map_err(CaptureError::step("reading links, rules, routes and policies"))
+            .map_err(CaptureError::step("reading links, rules, routes and the guard"))
     }
 
     /// For the event loop: readable when something changed, and then `notified` is due.
     #[must_use]
     pub fn notification_sockets(&self) -> [BorrowedFd<'_>; 2] {
-        [self.routes_changed.as_fd(), self.policies_changed.as_fd()]
+        [self.routes_changed.as_fd(), self.guard_changed.as_fd()]
     }
 
     /// Reads the notifications and puts back what is missing; when changes come too fast, `next_check` is moved up
@@ -131,10 +132,10 @@ impl Capture {
     pub fn notified(&mut self, now: Instant) -> Vec<Event> {
         let (table, tun, services) = (self.settings.capture.table, self.tun_index, &self.services);
         let routes = self.routes_changed.drain(|received| rtnl::concerns(received, table, tun, services));
-        let policies = self.policies_changed.drain(|_| true);
+        let guard = self.guard_changed.drain(|received| guard::concerns(&self.settings, received));
         let mut events = Vec::new();
         let mut relevant = false;
-        for drained in [routes, policies] {
+        for drained in [routes, guard] {
             match drained {
                 Ok(Drained::Quiet) => {}
                 Ok(Drained::Relevant) => relevant = true,
@@ -218,8 +219,12 @@ impl Capture {
     /// Whether anything was changed.
     fn repair_once(&mut self, world: &World, events: &mut Vec<Event>) -> Result<bool, CaptureError> {
         let before = events.len();
-        links::switch_guard_on(world, &mut self.notes, events)
-            .map_err(CaptureError::step("setting disable_xfrm to 0"))?;
+        match self.settings.capture.guard {
+            Guard::Xfrm => links::switch_guard_on(world, &mut self.notes, events)
+                .map_err(CaptureError::step("setting disable_xfrm to 0"))?,
+            // no setting of a link voids it
+            Guard::Nftables => {}
+        }
         let steps = recipe::steps(&self.settings, world);
         for step in recipe::leftovers(&self.settings, world, &steps) {
             step.take(&mut self.kernel).map_err(CaptureError::step(format!("removing {step}")))?;
@@ -234,6 +239,14 @@ impl Capture {
             }
             self.health.put_back = self.health.put_back.saturating_add(1);
             events.push(Event::PutBack(step.to_string()));
+        }
+        // the new guard stands, so that of former settings may go
+        let guard = guard::wanted(&self.settings, world);
+        if guard.has_predecessor(world) {
+            guard
+                .remove_predecessor(&mut self.kernel)
+                .map_err(CaptureError::step("removing the guard of former settings"))?;
+            events.push(Event::Cleared("the guard of former settings".into()));
         }
         Ok(events.len() > before)
     }

@@ -4,11 +4,10 @@
 //! Why this order: from the guard on, all is closed; only then come the rules and routes, and rule 3, which sends the
 //! clients to us, is the last. Undone in reverse.
 
-use super::guard;
+use super::guard::{self, Guard};
 use super::world::{Kernel, World};
 use crate::sys::linux::rtnl::{Action, Leads, Link, Route, Rule, TABLE_MAIN};
 use crate::sys::linux::sysctl::{self, Family};
-use crate::sys::linux::xfrm::Policy;
 use imds_settings::{Forwarded, Settings};
 use std::fmt;
 use std::io;
@@ -24,7 +23,7 @@ pub(super) enum Step {
     /// The tun is up, with this MTU.
     Up(u32),
     Address(IpAddr),
-    Guard(Vec<Policy>),
+    Guard(Guard),
     Route(Route),
     Rule(Rule),
 }
@@ -36,7 +35,7 @@ impl fmt::Display for Step {
             Self::Setting(Family::V6, key, value) => write!(f, "net.ipv6.conf of the tun: {key} = {value}"),
             Self::Up(mtu) => write!(f, "tun up, with MTU {mtu}"),
             Self::Address(address) => write!(f, "address {address} of the tun"),
-            Self::Guard(policies) => write!(f, "guard of {} xfrm policies", policies.len()),
+            Self::Guard(guard) => guard.fmt(f),
             Self::Route(route) => route.fmt(f),
             Self::Rule(rule) if rule.ipv6 => write!(f, "IPv6 {rule}"),
             Self::Rule(rule) => write!(f, "IPv4 {rule}"),
@@ -52,7 +51,7 @@ impl Step {
                 .is_some_and(|tun| sysctl::read(*family, &tun.name, key).is_ok_and(|found| found == *value)),
             Self::Up(mtu) => world.tun_link().is_some_and(|tun| tun.up && tun.mtu == *mtu),
             Self::Address(address) => world.tun_addresses.contains(address),
-            Self::Guard(policies) => guard::stands(policies, &world.policies),
+            Self::Guard(guard) => guard.stands(world),
             Self::Route(route) => world.routes.contains(route),
             Self::Rule(rule) => world.rules.contains(rule),
         }
@@ -66,7 +65,7 @@ impl Step {
             Self::Setting(family, key, value) => sysctl::write(*family, &tun(world)?.name, key, *value),
             Self::Up(mtu) => kernel.routing.raise(tun(world)?.index, *mtu),
             Self::Address(address) => kernel.routing.add_address(tun(world)?.index, *address),
-            Self::Guard(policies) => guard::exchange(&mut kernel.policies, policies, &world.policies),
+            Self::Guard(guard) => guard.put(kernel, world),
         }
         .map(|()| true)
     }
@@ -75,7 +74,7 @@ impl Step {
         match self {
             // these go with the tun
             Self::Setting(..) | Self::Up(_) | Self::Address(_) => Ok(()),
-            Self::Guard(_) => guard::remove(&mut kernel.policies),
+            Self::Guard(_) => guard::remove(kernel),
             Self::Route(route) => kernel.routing.remove_route(route),
             Self::Rule(rule) => kernel.routing.remove_rule(rule),
         }
@@ -102,7 +101,7 @@ pub(super) fn steps(settings: &Settings, world: &World) -> Vec<Step> {
         settings.upstreams().filter(|service| service.is_ipv4() || world.ipv6).collect();
     let has = |ipv6: bool| services.iter().any(|service| service.is_ipv6() == ipv6);
     let mut steps = tun_steps(settings, world, has(true));
-    steps.push(Step::Guard(guard::wanted(settings, &world.other_links(), world.ipv6)));
+    steps.push(Step::Guard(guard::wanted(settings, world)));
     let rule = |number: u32| services.iter().map(move |service| Step::Rule(rule(settings, number, *service)));
     steps.extend(rule(4));
     steps.extend(services.iter().filter_map(|service| bolt(settings, *service)).map(Step::Route));
@@ -227,6 +226,7 @@ mod tests {
             rules: Vec::new(),
             routes: Vec::new(),
             policies: Vec::new(),
+            table: None,
             ipv6: true,
             tun_ipv6: true,
         }

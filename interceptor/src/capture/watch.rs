@@ -1,12 +1,12 @@
 //! Looks for what others did that capture cannot put right: rules and policies before ours, ways left open.
-//! Changes nothing and sends nothing.
+//! Changes nothing; sends nothing but, for the nftables guard, an empty datagram by a way that is open.
 
 use super::event::Event;
 use super::guard;
 use super::world::World;
 use crate::sys::linux::rtnl::{Action, Rule, TABLE_LOCAL, covers, full_prefix};
-use crate::sys::linux::unmarked::would_leave;
-use imds_settings::Settings;
+use crate::sys::linux::unmarked::{leaves, would_leave};
+use imds_settings::{Guard, Settings};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,31 +29,38 @@ pub(super) fn foreign(settings: &Settings, world: &World) -> Vec<Event> {
             })
     };
     let rules = world.rules.iter().filter(before).map(|rule| Event::ForeignRule(rule.to_string()));
-    let policies = services.iter().flat_map(|service| {
+    let guarding = match settings.capture.guard {
+        Guard::Xfrm => services.as_slice(),
+        // policies do not come into it
+        Guard::Nftables => &[],
+    };
+    let policies = guarding.iter().flat_map(|service| {
         let dangers = world.policies.iter().filter(|policy| guard::endangers(policy, *service));
         dangers.map(|policy| Event::ForeignPolicy { to: *service, index: policy.index })
     });
     rules.chain(policies).collect()
 }
 
-/// The ways by which a socket without our mark would reach a service now: by each link that is up, and (IPv6) with the
-/// tun's own address as source, by each link and by none in particular.
+/// The ways by which a socket without our mark would reach a service now: by each link that is up, and (IPv6, xfrm) with
+/// the tun's own address as source, by each link and by none in particular.
 pub(super) fn open_ways(settings: &Settings, world: &World) -> io::Result<Vec<String>> {
     let mut open = Vec::new();
     let links =
         || world.links.iter().filter(|link| link.up && !link.loopback && Some(link.index) != world.tun);
     for service in settings.upstreams() {
         for link in links() {
-            if would_leave(service, Some(link.index), None)? {
+            let way_out = match settings.capture.guard {
+                Guard::Xfrm => would_leave(service, Some(link.index), None)?,
+                // asked only when a packet is there
+                Guard::Nftables => leaves(service, link.index)?,
+            };
+            if way_out {
                 open.push(format!("at {} by {}", service.ip(), link.name));
             }
         }
-        if service.is_ipv6() {
-            open.extend(open_with_our_source(
-                settings,
-                service,
-                links().map(|link| (link.index, &*link.name)),
-            )?);
+        if service.is_ipv6() && settings.capture.guard == Guard::Xfrm {
+            let names = links().map(|link| (link.index, &*link.name));
+            open.extend(open_with_our_source(settings, service, names)?);
         }
     }
     Ok(open)

@@ -239,9 +239,30 @@ fn a_device_of_the_same_name_refuses_the_start_with_advice() {
         return;
     }
     sh("ip tuntap add imds0 mode tun user 65534");
-    let Err(error) = Running::try_start().map(|_| ()) else { panic!("attached to somebody's tun") };
+    let Err(error) = Running::try_start(&settings()).map(|_| ()) else {
+        panic!("attached to somebody's tun")
+    };
     assert!(error.to_string().contains("choose another capture.device"), "{error}");
     assert_eq!(error.exit_code(), imds_settings::exit::OS);
+}
+
+/// A routed namespace behind br0.
+pub(crate) fn container() {
+    sh("ip netns add container; ip netns exec container sysctl -qw net.ipv6.conf.default.accept_dad=0; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+        ip link add br0 type veth peer name eth0 netns container; ip link set br0 up
+        ip addr add 172.17.0.1/24 dev br0; ip addr add 2001:db8:17::1/64 dev br0 nodad
+        ip -n container link set eth0 up; ip -n container addr add 172.17.0.2/24 dev eth0
+        ip -n container addr add 2001:db8:17::2/64 dev eth0 nodad
+        ip -n container route add default via 172.17.0.1; ip -n container -6 route add default via 2001:db8:17::1
+        ip -n cloud route add 172.17.0.0/24 via 10.0.0.2; ip -n cloud -6 route add 2001:db8:17::/64 via 2001:db8::2");
+}
+
+/// Whether the container reaches the service.
+pub(crate) fn reaches(to: &str) -> bool {
+    let connect = format!(
+        "ip netns exec container timeout 1 bash -c 'exec 3<>/dev/tcp/{to}/80' 2>/dev/null && echo yes || echo no"
+    );
+    sh(&connect).trim() == "yes"
 }
 
 #[test]
@@ -250,19 +271,7 @@ fn packets_of_a_container_behind_this_host_are_refused() {
         return;
     }
     let _service = Service::start();
-    sh("ip netns add container; ip netns exec container sysctl -qw net.ipv6.conf.default.accept_dad=0; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-        ip link add br0 type veth peer name eth0 netns container; ip link set br0 up
-        ip addr add 172.17.0.1/24 dev br0; ip addr add 2001:db8:17::1/64 dev br0 nodad
-        ip -n container link set eth0 up; ip -n container addr add 172.17.0.2/24 dev eth0
-        ip -n container addr add 2001:db8:17::2/64 dev eth0 nodad
-        ip -n container route add default via 172.17.0.1; ip -n container -6 route add default via 2001:db8:17::1
-        ip -n cloud route add 172.17.0.0/24 via 10.0.0.2; ip -n cloud -6 route add 2001:db8:17::/64 via 2001:db8::2");
-    let reaches = |to: &str| {
-        let connect = format!(
-            "ip netns exec container timeout 1 bash -c 'exec 3<>/dev/tcp/{to}/80' 2>/dev/null && echo yes || echo no"
-        );
-        sh(&connect).trim() == "yes"
-    };
+    container();
     assert_eq!((reaches("169.254.169.254"), reaches("fd00:ec2::254")), (true, true), "an open host forwards");
     let closed = |when: &str| {
         assert_eq!((reaches("169.254.169.254"), reaches("fd00:ec2::254")), (false, false), "{when}");

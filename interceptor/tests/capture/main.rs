@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 mod host;
+mod nftables;
 mod world;
 
 use imds_interceptor::capture::{Capture, CaptureError, release};

@@ -67,13 +67,14 @@ pub(crate) fn sh(script: &str) -> String {
 pub(crate) fn snapshot() -> String {
     sh("ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip xfrm policy
         ip -d link; ip addr | grep -v valid_lft
-        sysctl -a 2>/dev/null | grep -E '^net.ipv[46].(conf|ip_forward)'; ls -A /run/imds-filterd 2>/dev/null || :")
+        nft list ruleset; sysctl -a 2>/dev/null | grep -E '^net.ipv[46].(conf|ip_forward)'; ls -A /run/imds-filterd 2>/dev/null || :")
 }
 
-/// Rules, our table and policies, without what may differ from run to run: a link's index, a policy's number.
+/// Rules, our tables and policies, without what may differ from run to run: a link's index, a policy's number.
 pub(crate) fn installed() -> String {
     sh("ip rule; ip -6 rule; ip route show table 169254; ip -6 route show table 169254; ip -6 route show from all
-        ip xfrm policy | sed 's/ uid [0-9]*//' | paste - - - 2>/dev/null | tr -s ' \\t\\n' ' ' | sed 's/ src/\\nsrc/g' | sort")
+        ip xfrm policy | sed 's/ uid [0-9]*//' | paste - - - 2>/dev/null | tr -s ' \\t\\n' ' ' | sed 's/ src/\\nsrc/g' | sort
+        nft list table inet imds_filterd 2>/dev/null | sed 's/ ([0-9]*)//' || :")
 }
 
 pub(crate) fn settings() -> Settings {
@@ -177,7 +178,7 @@ pub(crate) fn assert_closed(devices: &[&str], when: &str) {
 }
 
 /// TCP segments that the cloud received, of both families (RFC 4022 tcpInSegs).
-fn segments_in_the_cloud() -> String {
+pub(crate) fn segments_in_the_cloud() -> String {
     sh("ip netns exec cloud awk '/^Tcp: [0-9]/ { print $11 }' /proc/net/snmp")
 }
 
@@ -198,11 +199,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start() -> Self {
-        Self::try_start().unwrap_or_else(|error| panic!("{error}"))
+        Self::start_with(&settings())
     }
 
-    pub(crate) fn try_start() -> Result<Self, CaptureError> {
-        let (mut capture, tun) = Capture::up(&settings())?;
+    pub(crate) fn start_with(settings: &Settings) -> Self {
+        Self::try_start(settings).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub(crate) fn try_start(settings: &Settings) -> Result<Self, CaptureError> {
+        let (mut capture, tun) = Capture::up(settings)?;
         let poll = Poll::new().unwrap();
         let waker = Arc::new(Waker::new(poll.registry(), Token(9)).unwrap());
         let (tell, events) = mpsc::channel();

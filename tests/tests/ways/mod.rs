@@ -28,6 +28,19 @@ ip address add fdc9:1d5f:11d3::1/128 dev imds0 nodad
 /// Nothing for mallory, nor for those whom a mix-up might make of mallory.
 pub(crate) const NOBODY: &str = "Deny \"/\"\n";
 
+/// The two kinds of guard, as `capture.guard` names them.
+pub(crate) const XFRM: &str = "xfrm";
+pub(crate) const NFTABLES: &str = "nftables";
+
+/// A lab with this guard, in which nobody is allowed anything.
+pub(crate) fn guarded_by(guard: &str) -> Lab {
+    with_guard(Lab::new(), guard).rules(NOBODY)
+}
+
+pub(crate) fn with_guard(lab: Lab, guard: &str) -> Lab {
+    lab.config(&format!("[capture]\nguard = \"{guard}\"\n"))
+}
+
 /// One line of an attack program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tried {

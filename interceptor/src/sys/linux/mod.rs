@@ -2,6 +2,7 @@
 
 pub(crate) mod diag;
 pub(crate) mod netlink;
+pub(crate) mod nftables;
 pub(crate) mod rtnl;
 pub(crate) mod signals;
 pub(crate) mod socket;

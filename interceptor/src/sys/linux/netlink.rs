@@ -1,5 +1,5 @@
 //! Netlink: sockets, the writing of messages and the total reading of what the kernel answers.
-//! Knows no message kind's meaning: those are rtnl.rs and xfrm.rs.
+//! Knows no message kind's meaning: those are rtnl, xfrm.rs and nftables.
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -20,7 +20,14 @@ const FLAG_DUMP: u16 = 0x300;
 /// The kernel changed what it lists while it listed it.
 const FLAG_DUMP_INTERRUPTED: u16 = 0x10;
 /// `NEW`: make it; an equal one is an error (EEXIST).
-pub(crate) const CREATE: u16 = 0x400 | 0x200;
+pub(crate) const CREATE: u16 = MAKE | 0x200;
+/// `NEW`: make it, unless it is there.
+pub(crate) const MAKE: u16 = 0x400;
+/// `NEW`: at the end of its list.
+pub(crate) const APPEND: u16 = 0x800;
+/// linux/netfilter/nfnetlink.h: what stands between these happens at once or not at all.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
 /// The attribute types' two flag bits (nested, byte order) are not part of the type.
 const ATTRIBUTE_TYPE: u16 = 0x3fff;
 /// The kernel answers dumps in pieces of at most 32 KiB (netlink_dump in af_netlink.c).
@@ -53,12 +60,8 @@ impl Message {
     }
 
     pub(crate) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        // no attribute of ours comes near 64 KiB; the kernel refuses a message whose lengths disagree
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.pad()
+        push_attribute(&mut self.0, kind, value);
+        self
     }
 
     pub(crate) fn attribute_u32(self, kind: u16, value: u32) -> Self {
@@ -96,6 +99,16 @@ impl Message {
         }
         self.0
     }
+}
+
+/// Writes an attribute behind others, padded.
+pub(crate) fn push_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    // no attribute of ours comes near 64 KiB; the kernel refuses a message whose lengths disagree
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 /// What the kernel sent: one message of a datagram.
@@ -154,12 +167,14 @@ pub(crate) fn name(bytes: &[u8]) -> Option<&str> {
 pub(crate) enum Subsystem {
     Route,
     Xfrm,
+    Netfilter,
 }
 
 fn open(subsystem: Subsystem, flags: SocketFlags) -> io::Result<OwnedFd> {
     let protocol = match subsystem {
         Subsystem::Route => 0_u32,
         Subsystem::Xfrm => 6,
+        Subsystem::Netfilter => 12,
     };
     // NETLINK_ROUTE is protocol 0, which rustix spells None
     let protocol = std::num::NonZeroU32::new(protocol).map(Protocol::from_raw);
@@ -198,14 +213,38 @@ impl Requests {
         self.ask(message, FLAG_ACK, |_| ())
     }
 
+    /// Asks for several changes of one netfilter subsystem, of which the kernel makes all or none, at one moment.
+    ///
+    /// # Errors
+    /// The kernel's answer to the first that it refused.
+    pub(crate) fn transaction(&mut self, subsystem: u8, changes: Vec<Message>) -> io::Result<()> {
+        let [high, low] = u16::from(subsystem).to_be_bytes();
+        let bound = |kind| Message::new(kind, 0).body(&[0, 0, high, low]);
+        // all have one number, so whatever is refused is heard; only the last is acknowledged, after all errors
+        // (nfnetlink_rcv_batch in nfnetlink.c)
+        self.sequence = self.sequence.wrapping_add(1);
+        let last = changes.len().saturating_sub(1);
+        let mut bytes = bound(BATCH_BEGIN).finished(self.sequence, 0);
+        for (at, change) in changes.into_iter().enumerate() {
+            bytes.extend(change.finished(self.sequence, if at == last { FLAG_ACK } else { 0 }));
+        }
+        bytes.extend(bound(BATCH_END).finished(self.sequence, 0));
+        send(&self.fd, &bytes, SendFlags::empty())?;
+        self.await_status(self.sequence, |_| ())
+    }
+
     /// Asks a question with a single answer.
     pub(crate) fn ask(
         &mut self,
         message: Message,
         flags: u16,
-        mut answer: impl FnMut(Received<'_>),
+        answer: impl FnMut(Received<'_>),
     ) -> io::Result<()> {
         let sequence = self.send(message, flags | FLAG_ACK)?;
+        self.await_status(sequence, answer)
+    }
+
+    fn await_status(&mut self, sequence: u32, mut answer: impl FnMut(Received<'_>)) -> io::Result<()> {
         loop {
             let length = receive(self.fd.as_fd(), &mut self.buffer)?;
             for received in messages(self.buffer.get(..length).unwrap_or(&[])) {

@@ -1,5 +1,4 @@
-//! The guard: which xfrm policies keep packets to the service from leaving by any way but ours, and their exchange
-//! without an open moment. Knows no routes.
+//! The guard by xfrm: which policies it has, and their exchange without an open moment. Knows no routes.
 //!
 //! The first policy that matches decides, and all stand at priority 0, the one that comes first. Single policies
 //! cannot be put back in their place (the kernel appends at equal priority), so the whole set is exchanged: the new
@@ -25,7 +24,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 const LABEL: u32 = 0x696d_0000;
 const LABEL_MASK: u32 = 0xffff_0000;
 /// ICMPv6 types of neighbour discovery (RFC 4861 sections 4.3 and 4.4).
-const NEIGHBOURS: [u8; 2] = [135, 136];
+pub(super) const NEIGHBOURS: [u8; 2] = [135, 136];
 
 pub(super) fn ours(policy: &Policy) -> bool {
     policy.label & LABEL_MASK == LABEL
@@ -104,7 +103,7 @@ pub(super) fn remove(policies: &mut Policies) -> io::Result<()> {
 }
 
 /// Whether another's policy may let packets to the service out before our block is asked.
-pub(super) fn endangers(policy: &Policy, service: IpAddr) -> bool {
+pub(in super::super) fn endangers(policy: &Policy, service: IpAddr) -> bool {
     !ours(policy)
         && policy.priority == 0
         && policy.allow
