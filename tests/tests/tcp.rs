@@ -11,6 +11,7 @@ Allow user alice "/latest/meta-data/hostname"
 Allow user bob "/latest/meta-data/local-ipv4"
 "#;
 const ALICE: &str = "alice:/latest/meta-data/hostname";
+const BOB: &str = "bob:/latest/meta-data/local-ipv4";
 const BOTH: &str = "alice:/latest/meta-data/hostname bob:/latest/meta-data/local-ipv4";
 /// What the service itself gives, by which answers are measured.
 const PREPARE: &str = r#"
@@ -147,6 +148,15 @@ fn connections_that_come_and_go_leave_neither_memory_nor_descriptors() {
     let text = run(&lab(100, ""), &format!("python churn.py {seconds} {BOTH}")).expect_success();
     let count = text.lines().find_map(|line| line.strip_prefix("churned ")?.split(' ').next()?.parse().ok());
     assert!(count.is_some_and(|count: u32| count >= 400 * seconds), "{text}");
+}
+
+#[test]
+fn clients_that_ask_read_or_close_never_are_let_go_in_time_and_hold_nobody_up() {
+    let lab = lab(4 * MEBIBYTE, "idle_seconds = 3");
+    let text = run(&lab, &format!("python silent.py 16 {ALICE} {BIG} {BOB}")).expect_success();
+    for kind in ["never_asks", "never_finishes_asking", "never_reads", "never_closes"] {
+        assert!(text.contains(&format!("{kind} 6 let go")), "{text}");
+    }
 }
 
 #[test]

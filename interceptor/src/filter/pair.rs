@@ -29,7 +29,9 @@ pub struct Pair {
 pub enum Pumped {
     /// As many moved as both sides took.
     Going,
-    /// filterd's end is closed; if on purpose or not, its messages say.
+    /// filterd's end is closed, and what it wrote before waits for the client to make room.
+    Ending,
+    /// filterd's end is closed, and all it wrote is moved.
     Ended,
 }
 
@@ -116,7 +118,8 @@ impl Pair {
     }
 }
 
-/// Moves bytes both ways as far as both sides take them. Says [`Pumped::Ended`] each time once filterd's end is closed.
+/// Moves bytes both ways as far as both sides take them. Once filterd's end is closed it says so each time; if that was
+/// on purpose, filterd's messages say.
 pub fn pump(tcp: &mut Endpoint, pair: &mut Pair) -> Pumped {
     while tcp.has_bytes() && (pair.writable || pair.deaf) {
         let taken = tcp.take(|bytes| {
@@ -141,5 +144,9 @@ pub fn pump(tcp: &mut Endpoint, pair: &mut Pair) -> Pumped {
             break;
         }
     }
-    if pair.ended { Pumped::Ended } else { Pumped::Going }
+    match (pair.ended, pair.ending) {
+        (true, _) => Pumped::Ended,
+        (false, true) => Pumped::Ending,
+        (false, false) => Pumped::Going,
+    }
 }
