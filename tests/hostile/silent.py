@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """One user's clients that leave the daemons waiting, each kind in its own way, until they are let go; another user is
-served meanwhile. Run as root.
+served meanwhile, also one that reads slowly. Run as root.
 Must not read what never_reads was sent: it would not be silent then.
 
 silent.py SECONDS SILENT_USER:PATH BIG_PATH OTHER_USER:PATH"""
@@ -11,12 +11,14 @@ import sys
 import time
 
 import daemons
-from exchange import VERSIONS, Wrong, connected, once, read_to_end, request
+from exchange import VERSIONS, Wrong, connected, once, read_to_end, request, whole
 from users import Process, User
 
 OF_EACH_KIND = 10
 # What the other user's exchanges may take while the silent ones are there.
 LONGEST_EXCHANGE = 1.0
+# 4 KiB a second: slow, but never silent.
+SLOW_PIECE, SLOW_EVERY = 2048, 0.5
 GONE = select.POLLERR | select.POLLHUP
 
 
@@ -91,18 +93,36 @@ async def serve_oneself(user, process):
     process.say(f"{count} exchanges, the slowest {slowest:.3f}")
 
 
+def slow(seconds, big):
+    """Takes little at a time as long as the silent ones are there, then the rest."""
+
+    def work(user, process):
+        sock, answer = connected(4, room=SLOW_PIECE), []
+        sock.sendall(request(4, big))
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            answer.append(sock.recv(SLOW_PIECE))
+            time.sleep(SLOW_EVERY)
+        answer.append(read_to_end(sock))
+        process.say(f"a slow reader got {whole(b''.join(answer))[0]}")
+
+    return work
+
+
 def main():
     seconds, first, big, second = float(sys.argv[1]), User(sys.argv[2]), sys.argv[3], User(sys.argv[4])
     at_rest = daemons.descriptors()
     quiet, loud = Process(first, silent(seconds, big)), Process(second, busy)
+    patient = Process(second, slow(seconds, big))
     while (line := quiet.hear()) != "end":
         print(line, flush=True)
     loud.say("end")
     line = loud.hear()
     print(line)
+    print(patient.hear())
     daemons.wait_for(at_rest)
     served = float(line.split()[-1]) <= LONGEST_EXCHANGE
-    return 0 if served and all([process.ended_well() for process in (quiet, loud)]) else 1
+    return 0 if served and all([process.ended_well() for process in (quiet, loud, patient)]) else 1
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ fn clients_that_ask_read_or_close_never_are_let_go_in_time_and_hold_nobody_up() 
     for kind in ["never_asks", "never_finishes_asking", "never_reads", "never_closes"] {
         assert!(text.contains(&format!("{kind} 6 let go")), "{text}");
     }
+    assert!(text.contains("a slow reader got 200\n"), "{text}");
 }
 
 #[test]

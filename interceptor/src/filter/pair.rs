@@ -5,8 +5,14 @@ use crate::netstack::Endpoint;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
+    sockopt,
 };
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// Bytes that wait between us and filterd, each way. By the kernel's own choice it would be 200 KiB: a client that does not
+/// read would hold as much, and one that reads slowly would seem to filterd not to read at all, for a stream socket counts
+/// as writable again only when most of what it held is gone.
+const ROOM: usize = 8 * 1024;
 
 pub struct Pair {
     ours: OwnedFd,
@@ -41,6 +47,9 @@ impl Pair {
     pub fn new() -> Result<(Self, OwnedFd), Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        for end in [&ours, &theirs] {
+            sockopt::set_socket_send_buffer_size(end, ROOM)?;
+        }
         let pair = Self {
             ours,
             readable: false,
