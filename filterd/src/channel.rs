@@ -124,6 +124,12 @@ pub struct Channel {
     unsent: RefCell<VecDeque<Vec<u8>>>,
     /// There is something unsent.
     wake: Notify,
+    /// Messages that ever had to wait, and those of them that do no longer.
+    delayed: Cell<u64>,
+    caught_up: Cell<u64>,
+    /// Some were sent, or none ever will be.
+    moved: Notify,
+    gone: Cell<bool>,
     deaf: Cell<bool>,
     next_dial: Cell<u64>,
     dials: RefCell<HashMap<u64, oneshot::Sender<DialResult>>>,
@@ -159,6 +165,10 @@ impl Channel {
             socket: UnixStream::from_std(socket.into())?,
             unsent: RefCell::default(),
             wake: Notify::new(),
+            delayed: Cell::new(0),
+            caught_up: Cell::new(0),
+            moved: Notify::new(),
+            gone: Cell::new(false),
             deaf: Cell::new(false),
             next_dial: Cell::new(0),
             dials: RefCell::default(),
@@ -242,10 +252,19 @@ impl Channel {
         }
         if unsent.len() < MAX_UNSENT {
             unsent.push_back(bytes);
+            self.delayed.set(self.delayed.get().wrapping_add(1));
         } else {
             self.deaf.set(true);
         }
         self.wake.notify_one();
+    }
+
+    /// Until all that was said before this call is on its way to interceptor, or nobody will ever hear it.
+    pub(crate) async fn said(&self) {
+        let mine = self.delayed.get();
+        while self.caught_up.get() < mine && !self.gone.get() {
+            self.moved.notified().await; // one thread: nothing moves between the two
+        }
     }
 
     /// Sends what found no room at first. Runs beside everything else; ends only with the channel.
@@ -258,20 +277,27 @@ impl Channel {
                 self.wake.notified().await;
                 continue;
             }
-            let sent = self.socket.async_io(Interest::WRITABLE, || unless_blocked(self.send_first())).await;
+            let sent = self.socket.async_io(Interest::WRITABLE, || unless_blocked(self.send_some())).await;
             match sent {
-                Ok(Ok(())) => (),
+                Ok(Ok(())) => self.moved.notify_waiters(),
                 Ok(Err(end)) => return end,
                 Err(error) => return error.into(),
             }
         }
     }
 
-    fn send_first(&self) -> Result<(), ChannelEnd> {
+    /// At least one if it says so, and as many as there is room for.
+    fn send_some(&self) -> Result<(), ChannelEnd> {
         let mut unsent = self.unsent.borrow_mut();
-        if let Some(first) = unsent.front() {
-            channel::send(&self.socket, first, None)?;
+        let mut some = false;
+        while let Some(first) = unsent.front() {
+            match channel::send(&self.socket, first, None) {
+                Err(ChannelError::WouldBlock) if some => break,
+                sent => sent?,
+            }
             unsent.pop_front();
+            self.caught_up.set(self.caught_up.get().wrapping_add(1));
+            some = true;
         }
         Ok(())
     }
@@ -295,9 +321,11 @@ impl Channel {
         }
     }
 
-    /// Nobody will answer the dials any more.
-    pub(crate) fn forget_dials(&self) {
+    /// Nobody will answer the dials any more, nor hear what we say.
+    pub(crate) fn give_up(&self) {
         self.dials.borrow_mut().clear();
+        self.gone.set(true);
+        self.moved.notify_waiters();
     }
 }
 

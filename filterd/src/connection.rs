@@ -92,7 +92,9 @@ async fn serve(counted: Counted, stream: UnixStream) {
         // without our word interceptor resets the connection, which is what the client is to see
         Ending::Cut => return,
         Ending::Clean | Ending::Refused => {
-            filter.interceptor.say(&FromFilterd::Close { connection: client.id })
+            filter.interceptor.say(&FromFilterd::Close { connection: client.id });
+            // an end that interceptor sees first would be a death to it, and the answer lost
+            filter.interceptor.said().await;
         }
     }
     if client.ending.get() == Ending::Refused {

@@ -34,7 +34,7 @@ pub async fn serve(filter: Rc<Filter>, stop: impl Future<Output = ()>) -> End {
         End::Stopped => {
             let drained = async {
                 tokio::select! {
-                    _ = take_all.as_mut() => filter.interceptor.forget_dials(),
+                    _ = take_all.as_mut() => filter.interceptor.give_up(),
                     () = filter.drain.quiet() => return,
                 }
                 filter.drain.quiet().await;
@@ -42,7 +42,7 @@ pub async fn serve(filter: Rc<Filter>, stop: impl Future<Output = ()>) -> End {
             report(timeout(DRAIN_TIME, drained).await.is_ok());
         }
         End::Channel(_) => {
-            filter.interceptor.forget_dials();
+            filter.interceptor.give_up();
             report(timeout(DRAIN_TIME, filter.drain.quiet()).await.is_ok());
         }
     }

@@ -185,3 +185,46 @@ fn when_interceptor_is_gone_answers_under_way_are_finished_and_the_exit_code_is_
     assert_eq!(status.code(), Some(75), "{log}");
     assert!(log.contains("closed the channel"), "{log}");
 }
+
+#[test]
+fn no_connection_ends_before_interceptor_could_hear_that_it_is_meant() {
+    let mut filterd = Filterd::start("Deny \"/\"\n");
+    // more than a channel holds that nobody reads
+    let mut clients: Vec<Client> = (0..600)
+        .map(|uid| {
+            let mut client = filterd.connect(uid);
+            client.send("GET / HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n");
+            assert_eq!(client.answer().0, 403);
+            client
+        })
+        .collect();
+    let pid = rustix::process::Pid::from_child(&filterd.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let stopped = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).unwrap();
+    assert!(stopped.is_some_and(|(_, status)| status.stopped()));
+    let mut announced = std::collections::HashSet::new();
+    while let Some(message) = filterd.hear_now() {
+        let FromFilterd::Close { connection } = message else { panic!("{message:?}") };
+        announced.insert(connection);
+    }
+    for client in &mut clients {
+        let stream = client.stream.get_ref();
+        stream.set_nonblocking(true).unwrap();
+        let ended = matches!(std::io::Read::read(&mut &*stream, &mut [0]), Ok(0));
+        assert!(
+            !ended || announced.contains(&client.id),
+            "{} ended, {} announced",
+            client.id,
+            announced.len()
+        );
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    while announced.len() < clients.len() {
+        let FromFilterd::Close { connection } = filterd.hear() else { panic!("something else") };
+        announced.insert(connection);
+    }
+    for client in &mut clients {
+        client.stream.get_ref().set_nonblocking(false).unwrap();
+        assert_eq!(client.rest(), "");
+    }
+}

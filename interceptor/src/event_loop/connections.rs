@@ -215,8 +215,9 @@ impl EventLoop {
         }
     }
 
-    /// filterd's end of a connection is closed. If it said before that it would, that was the answer's end; else it
-    /// died over this connection. What it said may still wait to be read.
+    /// filterd's end of a connection is closed, and nothing was said. What it said may still wait to be read; if that is
+    /// that it would close, the connection is touched again. Else it died over this connection, or gave the answer up:
+    /// the client is not to take what it got for the whole.
     fn judge(&mut self, key: usize, now: Instant) {
         let peer = self.netstack.with(key, |connection| match &connection.place {
             Place::Filterd { peer, .. } => Some(*peer),
@@ -226,10 +227,7 @@ impl EventLoop {
             self.read_peer(peer, now);
         }
         let died = self.netstack.with(key, |connection| match &connection.place {
-            Place::Filterd { leaving: Some(_), .. } => {
-                connection.tcp.finish();
-                false
-            }
+            Place::Filterd { leaving: Some(_), .. } => false,
             Place::Filterd { leaving: None, .. } | Place::Opening | Place::Held { .. } => {
                 connection.tcp.reset();
                 true
@@ -275,12 +273,13 @@ fn step(connection: &mut Connection<Place>, now: Instant) -> Step {
         Place::Opening if connection.tcp.phase() == Phase::Open => Step::HandOver,
         Place::Opening | Place::Held { .. } => Step::Done,
         Place::Filterd { pair, leaving, .. } => match (pump(&mut connection.tcp, pair), leaving) {
-            (Pumped::Going, _) => Step::Done,
+            (Pumped::Going, _) | (Pumped::Ending, Some(_)) => Step::Done,
             (Pumped::Ended, Some(_)) => {
                 connection.tcp.finish();
                 Step::Done
             }
-            (Pumped::Ended, None) => Step::Judge,
+            // at once: a client that does not read would keep what is waiting, and its slot, for ever
+            (Pumped::Ending | Pumped::Ended, None) => Step::Judge,
         },
     }
 }

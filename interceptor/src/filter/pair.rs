@@ -5,8 +5,14 @@ use crate::netstack::Endpoint;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
+    sockopt,
 };
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// Bytes that wait between us and filterd, each way. By the kernel's own choice it would be 200 KiB: a client that does not
+/// read would hold as much, and one that reads slowly would seem to filterd not to read at all, for a stream socket counts
+/// as writable again only when most of what it held is gone.
+const ROOM: usize = 8 * 1024;
 
 pub struct Pair {
     ours: OwnedFd,
@@ -29,7 +35,9 @@ pub struct Pair {
 pub enum Pumped {
     /// As many moved as both sides took.
     Going,
-    /// filterd's end is closed; if on purpose or not, its messages say.
+    /// filterd's end is closed, and what it wrote before waits for the client to make room.
+    Ending,
+    /// filterd's end is closed, and all it wrote is moved.
     Ended,
 }
 
@@ -39,6 +47,9 @@ impl Pair {
     pub fn new() -> Result<(Self, OwnedFd), Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        for end in [&ours, &theirs] {
+            sockopt::set_socket_send_buffer_size(end, ROOM)?;
+        }
         let pair = Self {
             ours,
             readable: false,
@@ -116,7 +127,8 @@ impl Pair {
     }
 }
 
-/// Moves bytes both ways as far as both sides take them. Says [`Pumped::Ended`] each time once filterd's end is closed.
+/// Moves bytes both ways as far as both sides take them. Once filterd's end is closed it says so each time; if that was
+/// on purpose, filterd's messages say.
 pub fn pump(tcp: &mut Endpoint, pair: &mut Pair) -> Pumped {
     while tcp.has_bytes() && (pair.writable || pair.deaf) {
         let taken = tcp.take(|bytes| {
@@ -141,5 +153,9 @@ pub fn pump(tcp: &mut Endpoint, pair: &mut Pair) -> Pumped {
             break;
         }
     }
-    if pair.ended { Pumped::Ended } else { Pumped::Going }
+    match (pair.ended, pair.ending) {
+        (true, _) => Pumped::Ended,
+        (false, true) => Pumped::Ending,
+        (false, false) => Pumped::Going,
+    }
 }

@@ -20,6 +20,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const _: () = assert!(KEEP_ALIVE.total_micros() * 2 < SILENCE.total_micros());
 
+/// An acknowledgement waits so long for an answer to travel with.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+
 /// How far a connection has come, as far as others act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -58,6 +61,7 @@ impl Endpoint {
         let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_timeout(Some(HALF_OPEN));
         // now: set on an open connection it sends the first one at once
         socket.set_keep_alive(Some(KEEP_ALIVE));
@@ -87,6 +91,8 @@ impl Endpoint {
 
     /// Sends all that may be sent now.
     pub(super) fn egress(&mut self, now: Instant, link: &mut Link<'_, impl Wire>) {
+        // after this we are over: an acknowledgement that still waits would never be sent, and the client's FIN come again
+        let now = if self.tcp().state() == State::TimeWait { now + ACK_DELAY } else { now };
         while self.interface.poll_egress(now, link, &mut self.sockets) != PollResult::None {}
     }
 

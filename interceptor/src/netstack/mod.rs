@@ -234,14 +234,18 @@ impl<T: Default> Netstack<T> {
         let mut link =
             Link { shape: self.shape, arrived: Some(segment.packet), wire, scratch: &mut self.scratch };
         let tcp = &mut connection.tcp;
+        let was_answered = tcp.answered();
         if contain(|| tcp.ingress(time, &mut link)).is_none() {
             self.remove(key);
             return Entry::Panicked;
         }
         if !connection.tcp.answered() {
-            // a SYN that our parser took and smoltcp did not: a wrong checksum, for one
             self.remove(key);
-            return Entry::Refused(segment.four_tuple, Refused::NoEndpoint);
+            // reset in the handshake; or a SYN that our parser took and smoltcp did not: a wrong checksum, for one
+            return match was_answered {
+                true => Entry::Taken,
+                false => Entry::Refused(segment.four_tuple, Refused::NoEndpoint),
+            };
         }
         if connection.counted_half_open && connection.tcp.phase() == Phase::Open {
             connection.counted_half_open = false;

@@ -201,6 +201,18 @@ fn a_half_open_connection_is_reset_and_forgotten_after_five_seconds() {
 }
 
 #[test]
+fn a_client_that_resets_in_the_handshake_is_gone_at_once_and_was_not_refused() {
+    for client in clients() {
+        let mut bench = Bench::with(|settings| settings.limits.half_open_per_uid = 1);
+        bench.packet(&client.segment("S", ISN, 0, b""));
+        assert_eq!(bench.packet(&client.segment("R", ISN + 1, 0, b"")), (Entry::Taken, vec![]));
+        assert!(bench.stack.is_empty());
+        assert_eq!(bench.stack.next_timer(), None);
+        bench.connect(client);
+    }
+}
+
+#[test]
 fn an_idle_connection_lives_as_long_as_its_client_answers_keep_alives() {
     let mut bench = Bench::new();
     let open = bench.connect(clients()[0]);
@@ -228,6 +240,26 @@ fn no_connection_lingers_in_time_wait_and_its_port_can_be_used_again_at_once() {
     assert!(bench.stack.is_empty());
     assert_eq!(bench.stack.next_timer(), None);
     bench.connect(open.client);
+}
+
+#[test]
+fn the_clients_end_is_acknowledged_though_bytes_came_just_before_it() {
+    for client in clients() {
+        let mut bench = Bench::new();
+        let open = bench.connect(client);
+        let key = bench.only();
+        bench.stack.with(key, |c| c.tcp.finish());
+        bench.stack.touch(key);
+        bench.settle();
+        assert_eq!(bench.sent().last().unwrap().flags, "FA");
+        let expected = open.expected.wrapping_add(1);
+        bench.packet(&client.segment("A", open.sequence, expected, b""));
+        // their acknowledgement may wait for more
+        bench.packet(&client.segment("PA", open.sequence, expected, b"late"));
+        let (_, sent) = bench.packet(&client.segment("FA", open.sequence + 4, expected, b""));
+        assert!(bench.stack.is_empty());
+        assert_eq!(sent.last().map(|got| got.acknowledgement), Some(open.sequence + 5), "{sent:?}");
+    }
 }
 
 #[test]

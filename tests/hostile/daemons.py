@@ -1,0 +1,52 @@
+"""What the two daemons hold: descriptors and memory, from /proc. Needs root.
+Must not touch them."""
+
+import os
+import sys
+import time
+
+PIDS = {name: int(os.environ[f"LAB_{name.upper()}_PID"]) for name in ("interceptor", "filterd")}
+# How long what is over may take to be gone: a reset is seen at once, on a loaded machine within seconds.
+LONGEST = 20
+LOOK_EVERY = 0.01
+# What an allocator may keep between two moments of rest, by how the pieces happen to lie. It does not go on: seen after
+# three thousand connections. Those who look make so many connections that one kept kilobyte of each would be more.
+SLACK_KIB = 1024
+
+
+def descriptors():
+    return {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in PIDS.items()}
+
+
+def memory():
+    """KiB that are their own, without the pages of files."""
+    return {name: resident(pid) for name, pid in PIDS.items()}
+
+
+def resident(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1])
+    raise LookupError("RssAnon")
+
+
+def wait_for(wanted):
+    """Until they hold as many descriptors as `wanted` says."""
+    until = time.monotonic() + LONGEST
+    while (held := descriptors()) != wanted:
+        if time.monotonic() > until:
+            sys.exit(f"left over: {held} descriptors, should be {wanted}")
+        time.sleep(LOOK_EVERY)
+
+
+def more(count):
+    """Descriptors with so many connections open and nothing under way; call before the first."""
+    return {name: number + count for name, number in descriptors().items()}
+
+
+def expect_no_growth(before, after):
+    grown = {name: after[name] - before[name] for name in PIDS}
+    print("grown", *(f"{name}={kib}" for name, kib in grown.items()), "KiB", flush=True)
+    if max(grown.values()) > SLACK_KIB:
+        sys.exit(f"memory grew from {before} to {after} KiB")
