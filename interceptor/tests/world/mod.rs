@@ -2,7 +2,7 @@
 //! Must not touch anything outside: each test runs itself again in namespaces of its own, which end with it.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, channel};
+use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Subject, channel};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::net::SocketAddr;
@@ -47,6 +47,61 @@ pub(crate) fn sh(script: &str) {
     assert!(status.success(), "{script}");
 }
 
+/// A cgroup of this test's own, with this process in it; gone at the end. What watches it watches nobody else.
+pub(crate) struct Cgroup {
+    hierarchy: String,
+    pub(crate) path: String,
+}
+
+impl Cgroup {
+    pub(crate) fn enter() -> Self {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let is_it = |line: &&str| line.split(' ').nth(2) == Some("cgroup2");
+        let line = mounts.lines().find(is_it).expect("this test needs a cgroup v2 hierarchy");
+        let hierarchy = line.split(' ').nth(1).unwrap().to_owned();
+        sweep(&hierarchy);
+        // pids of this namespace repeat; a slice, so that units below it are units
+        let number = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+        let path = format!("{hierarchy}/imds-test-{}.slice", number.trim());
+        std::fs::create_dir(&path).unwrap();
+        let cgroup = Self { hierarchy, path };
+        cgroup.enter_below("");
+        cgroup
+    }
+
+    /// Makes a cgroup below this one and moves this process into it.
+    pub(crate) fn enter_below(&self, below: &str) {
+        let path = format!("{}/{below}", self.path);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(format!("{path}/cgroup.procs"), "0").unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::write(format!("{}/cgroup.procs", self.hierarchy), "0");
+        remove(&self.path);
+    }
+}
+
+/// What killed tests left; cgroups in use cannot be removed.
+fn sweep(hierarchy: &str) {
+    for entry in std::fs::read_dir(hierarchy).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("imds-test-") {
+            remove(entry.path().to_str().unwrap());
+        }
+    }
+}
+
+fn remove(cgroup: &str) {
+    for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(entry.path().to_str().unwrap());
+        }
+    }
+    let _ = std::fs::remove_dir(cgroup);
+}
+
 pub(crate) struct World {
     pub(crate) child: Child,
     config: String,
@@ -83,7 +138,11 @@ impl World {
 
     pub(crate) fn interceptor(settings: &str) -> Self {
         let config = "/run/imds-filterd.toml".to_owned();
-        let text = format!("runtime_dir = \"/run/imds-filterd\"\n{settings}\n");
+        let mut text = format!("runtime_dir = \"/run/imds-filterd\"\n{settings}\n");
+        if !settings.contains("[capture]") {
+            // nobody outside of this test is to be watched
+            text.push_str("[capture]\ncgroup = \"\"\n");
+        }
         let text =
             if settings.contains("[filter]") { text } else { format!("{text}[filter]\nuser = \"nobody\"\n") };
         std::fs::write(&config, text).unwrap();
@@ -139,6 +198,7 @@ pub(crate) fn as_user<R: Send + 'static>(
 pub(crate) struct Given {
     pub(crate) id: u64,
     pub(crate) uid: u32,
+    pub(crate) subject: Subject,
     pub(crate) client: SocketAddr,
     pub(crate) service: SocketAddr,
     pub(crate) upstream: u16,
@@ -153,6 +213,7 @@ impl Filterd {
     pub(crate) fn attach() -> Self {
         let filterd = Self::connect(NOBODY);
         assert_eq!(filterd.receive().0, FromInterceptor::Hello(Hello::OURS));
+        assert!(matches!(filterd.receive().0, FromInterceptor::Identity(_)));
         filterd.say(&FromFilterd::Hello(Hello::OURS));
         filterd
     }
@@ -208,7 +269,7 @@ impl Filterd {
                 let stream = UnixStream::from(fd);
                 stream.set_nonblocking(false).unwrap();
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                Given { id, uid: subject.uid, client, service, upstream, stream }
+                Given { id, uid: subject.uid, subject, client, service, upstream, stream }
             }
             other => panic!("no connection: {other:?}"),
         }

@@ -1,5 +1,6 @@
 //! Linux: netlink, tun, socket options, signals. Decides nothing: what follows from an answer stands with the caller.
 
+pub(crate) mod bpf;
 pub(crate) mod diag;
 pub(crate) mod netlink;
 pub(crate) mod rtnl;
