@@ -4,12 +4,12 @@
 use super::unit::unit_of;
 use super::{SubordinateUids, Unattributable};
 use crate::sys::Record;
-use imds_ipc::{Groups, Process, Subject, Unit};
+use imds_ipc::{Groups, Subject, Unit};
 
 /// `owner`: the socket's uid by sock_diag. `must_connect`: whether it has to be known who connects.
 pub(super) fn subject(
     owner: u32,
-    record: Record,
+    record: &Record,
     must_connect: bool,
     subordinate: &SubordinateUids,
 ) -> Result<Subject, Unattributable> {
@@ -26,9 +26,9 @@ pub(super) fn subject(
     }
     Ok(Subject {
         uid: responsible(maker, record.namespace_owner, subordinate)?,
-        groups: groups(&record),
+        groups: groups(record),
         unit: record.cgroups.as_deref().map_or(Unit::Unknown, unit_of),
-        process: record.connecting.map(|connecting| Process { pid: connecting.pid, exe: None }),
+        process: None,
     })
 }
 
@@ -72,7 +72,7 @@ mod tests {
     }
 
     fn judged(owner: u32, record: Record) -> Result<Subject, Unattributable> {
-        subject(owner, record, true, &SubordinateUids::default())
+        subject(owner, &record, true, &SubordinateUids::default())
     }
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
             uid: 2001,
             groups: Groups::All(vec![3001, 5]),
             unit: Unit::Named("a.service".into()),
-            process: Some(Process { pid: 9, exe: None }),
+            process: None,
         };
         assert_eq!(judged(2001, record()), Ok(expected));
     }
@@ -98,8 +98,8 @@ mod tests {
         assert_eq!(judged(0, record()), Err(Unattributable::GivenAway { maker: 2001, owner: 0 }));
         // where connects cannot be watched the uid is what is left, but what is seen still counts
         let none = SubordinateUids::default();
-        assert_eq!(subject(2001, unseen, false, &none).map(|subject| subject.uid), Ok(2001));
-        assert!(subject(0, by_another, false, &none).is_err());
+        assert_eq!(subject(2001, &unseen, false, &none).map(|subject| subject.uid), Ok(2001));
+        assert!(subject(0, &by_another, false, &none).is_err());
     }
 
     #[test]

@@ -118,7 +118,10 @@ impl Attribution {
         let subject = match &mut self.witness {
             Ok(witness) => {
                 let record = witness.told_of(socket.cookie).ok_or(Unattributable::NoRecord)?;
-                judge::subject(socket.uid, record, witness.identity().connecting.is_ok(), &self.subordinate)?
+                let must_connect = witness.identity().connecting.is_ok();
+                let process = record.connecting.map(|connecting| witness.process(connecting));
+                let subject = judge::subject(socket.uid, &record, must_connect, &self.subordinate)?;
+                Subject { process, ..subject }
             }
             Err(_) => Subject::of_uid(self.subordinate.owner_of(socket.uid)?),
         };

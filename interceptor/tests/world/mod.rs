@@ -23,6 +23,7 @@ pub(crate) fn privately(name: &str, body: impl FnOnce()) {
     }
     assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes namespaces");
     let me = std::env::current_exe().unwrap();
+    remove_cgroups(|number| !std::path::Path::new(&format!("/proc/{number}")).exists());
     let status = Command::new("unshare")
         .args([
             "--net",
@@ -36,7 +37,7 @@ pub(crate) fn privately(name: &str, body: impl FnOnce()) {
         ])
         .arg(me)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(PRIVATE, "1")
+        .env(PRIVATE, format!("{}-{name}", std::process::id()))
         .status()
         .expect("unshare(1) of util-linux");
     assert!(status.success(), "{name}: {status}");
@@ -55,14 +56,9 @@ pub(crate) struct Cgroup {
 
 impl Cgroup {
     pub(crate) fn enter() -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let is_it = |line: &&str| line.split(' ').nth(2) == Some("cgroup2");
-        let line = mounts.lines().find(is_it).expect("this test needs a cgroup v2 hierarchy");
-        let hierarchy = line.split(' ').nth(1).unwrap().to_owned();
-        sweep(&hierarchy);
-        // pids of this namespace repeat; a slice, so that units below it are units
-        let number = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
-        let path = format!("{hierarchy}/imds-test-{}.slice", number.trim());
+        let hierarchy = hierarchy().expect("this test needs a cgroup v2 hierarchy");
+        // a slice, so that units below it are units
+        let path = format!("{hierarchy}/imds-test-{}.slice", std::env::var(PRIVATE).unwrap());
         std::fs::create_dir(&path).unwrap();
         let cgroup = Self { hierarchy, path };
         cgroup.enter_below("");
@@ -84,10 +80,18 @@ impl Drop for Cgroup {
     }
 }
 
-/// What killed tests left; cgroups in use cannot be removed.
-fn sweep(hierarchy: &str) {
-    for entry in std::fs::read_dir(hierarchy).unwrap().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("imds-test-") {
+fn hierarchy() -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
+    line.split(' ').nth(1).map(str::to_owned)
+}
+
+/// What killed tests left: those whose first process has a number that `is_gone`.
+fn remove_cgroups(is_gone: impl Fn(&str) -> bool) {
+    for entry in hierarchy().into_iter().flat_map(std::fs::read_dir).flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("imds-test-").and_then(|rest| rest.split('-').next());
+        if number.is_some_and(&is_gone) {
             remove(entry.path().to_str().unwrap());
         }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod bpf;
 pub(crate) mod diag;
 pub(crate) mod netlink;
+pub(crate) mod process;
 pub(crate) mod rtnl;
 pub(crate) mod signals;
 pub(crate) mod socket;
