@@ -2,7 +2,9 @@
 //! interceptor may not say now ends the channel.
 
 use imds_ipc::channel::{self, ChannelError};
-use imds_ipc::{DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Subject};
+use imds_ipc::{
+    DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Needs, Subject,
+};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -131,6 +133,8 @@ pub struct Channel {
     moved: Notify,
     gone: Cell<bool>,
     deaf: Cell<bool>,
+    /// What interceptor says it can tell of clients.
+    identity: Cell<Option<Identity>>,
     next_dial: Cell<u64>,
     dials: RefCell<HashMap<u64, oneshot::Sender<DialResult>>>,
 }
@@ -170,17 +174,44 @@ impl Channel {
             moved: Notify::new(),
             gone: Cell::new(false),
             deaf: Cell::new(false),
+            identity: Cell::new(None),
             next_dial: Cell::new(0),
             dials: RefCell::default(),
         })
     }
 
-    async fn hello(&self) -> Result<u8, ChannelEnd> {
+    /// What interceptor can tell of clients besides their uids.
+    #[must_use]
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity.get()
+    }
+
+    /// Tells interceptor what is to be told.
+    pub fn need(&self, needs: Needs) {
+        self.say(&FromFilterd::Needs(needs));
+    }
+
+    async fn hello(&self) -> Result<(), ChannelEnd> {
         match self.message().await? {
-            (FromInterceptor::Hello(hello), None) => Ok(Hello::OURS.agree(hello)?),
-            (FromInterceptor::Hello(_), Some(_)) => Err(ChannelEnd::Descriptor),
+            (FromInterceptor::Hello(hello), None) => Hello::OURS.agree(hello)?,
+            (FromInterceptor::Hello(_), Some(_)) => return Err(ChannelEnd::Descriptor),
             (
-                FromInterceptor::Connection { .. }
+                FromInterceptor::Identity(_)
+                | FromInterceptor::Connection { .. }
+                | FromInterceptor::Dialled { .. }
+                | FromInterceptor::DialFailed { .. },
+                _,
+            ) => return Err(ChannelEnd::OutOfTurn),
+        };
+        match self.message().await? {
+            (FromInterceptor::Identity(identity), None) => {
+                self.identity.set(Some(identity));
+                Ok(())
+            }
+            (FromInterceptor::Identity(_), Some(_)) => Err(ChannelEnd::Descriptor),
+            (
+                FromInterceptor::Hello(_)
+                | FromInterceptor::Connection { .. }
                 | FromInterceptor::Dialled { .. }
                 | FromInterceptor::DialFailed { .. },
                 _,
@@ -200,7 +231,9 @@ impl Channel {
                 }
                 (FromInterceptor::Dialled { dial }, Some(stream)) => self.settle(dial, Ok(stream))?,
                 (FromInterceptor::DialFailed { dial, why }, None) => self.settle(dial, Err(why))?,
-                (FromInterceptor::Hello(_), _) => return Err(ChannelEnd::OutOfTurn),
+                (FromInterceptor::Hello(_) | FromInterceptor::Identity(_), _) => {
+                    return Err(ChannelEnd::OutOfTurn);
+                }
                 (
                     FromInterceptor::Connection { .. }
                     | FromInterceptor::Dialled { .. }

@@ -5,6 +5,7 @@ use crate::channel::Captured;
 use crate::exchange::exchange;
 use crate::filter::{Client, Ending, Filter};
 use crate::strict::{Slot, StrictIo};
+use crate::subject::subject;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use imds_ipc::FromFilterd;
@@ -41,7 +42,8 @@ fn try_take(filter: &Rc<Filter>, captured: Captured) -> Result<(), &'static str>
     let uid = captured.subject.uid;
     let client = Client {
         id: captured.id,
-        subject: imds_rules::Subject { uid, groups: None },
+        process: captured.subject.process.clone(),
+        subject: subject(captured.subject, filter.groups),
         address: captured.client,
         service,
         over: filter.limits.borrow_mut().open(uid, Instant::now()).err(),

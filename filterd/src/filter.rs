@@ -5,8 +5,8 @@ use crate::audit::Audit;
 use crate::channel::Channel;
 use crate::limits::{Limits, OverLimit};
 use hyper::header::{HeaderValue, InvalidHeaderValue};
-use imds_rules::{Profile, Rules, Subject};
-use imds_settings::Settings;
+use imds_rules::{Profile, Rules, Subject, Unit};
+use imds_settings::{GroupSource, Settings};
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -27,6 +27,7 @@ pub struct Filter {
     pub(crate) rules: Rules,
     pub(crate) services: Vec<Rc<Service>>,
     pub(crate) settings: imds_settings::Limits,
+    pub(crate) groups: GroupSource,
     pub(crate) limits: RefCell<Limits>,
     pub(crate) audit: Rc<Audit>,
     pub(crate) interceptor: Channel,
@@ -49,6 +50,7 @@ impl Filter {
             services: services(settings)?,
             limits: RefCell::new(Limits::new(&settings.limits)),
             settings: settings.limits.clone(),
+            groups: settings.filter.groups,
             audit: Rc::new(audit),
             interceptor,
             drain: Drain::default(),
@@ -104,6 +106,8 @@ pub(crate) enum Ending {
 pub(crate) struct Client {
     pub(crate) id: u64,
     pub(crate) subject: Subject,
+    /// For the log alone.
+    pub(crate) process: Option<imds_ipc::Process>,
     pub(crate) address: SocketAddr,
     pub(crate) service: Rc<Service>,
     /// Set when its uid had too many connections already.
@@ -111,6 +115,15 @@ pub(crate) struct Client {
     pub(crate) ending: Cell<Ending>,
     /// Whether it has sent a head.
     pub(crate) used: Cell<bool>,
+}
+
+impl Client {
+    pub(crate) fn unit(&self) -> Option<&str> {
+        match &self.subject.unit {
+            Unit::Named(name) => Some(name),
+            Unit::Unknown | Unit::None => None,
+        }
+    }
 }
 
 /// The end of this process: idle connections close, running exchanges finish.

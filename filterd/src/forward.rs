@@ -256,7 +256,7 @@ mod tests {
         };
         let request =
             imds_rules::Request::canonicalise(&head, &Profile::ec2(vec![address], 80, vec![])).unwrap();
-        match decide(&rules, &Subject { uid: 1, groups: None }, request) {
+        match decide(&rules, &Subject::of_uid(1), request) {
             Verdict::Allow(permit) => permit,
             Verdict::Deny(denial) => panic!("{denial}"),
         }

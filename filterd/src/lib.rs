@@ -14,6 +14,7 @@ pub mod sandbox;
 mod serve;
 pub mod start;
 pub mod strict;
+pub mod subject;
 
 pub use filter::Filter;
 pub use serve::{End, serve};

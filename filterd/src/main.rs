@@ -5,8 +5,8 @@
 use imds_filterd::audit::{Audit, Output};
 use imds_filterd::channel::Channel;
 use imds_filterd::start::{self, Loaded};
-use imds_filterd::{End, Filter, sandbox, serve};
-use imds_ipc::FILTER_SOCKET;
+use imds_filterd::{End, Filter, sandbox, serve, subject};
+use imds_ipc::{FILTER_SOCKET, Identity, Lack};
 use imds_settings::{Accounts, Settings, exit};
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -121,6 +121,12 @@ async fn filter(settings: Settings, loaded: Loaded, output: Output) -> Result<()
             .map_err(|end| Failure(exit::TEMPORARY, format!("{}: {end}", socket.display())))?,
         () = stop.as_mut() => return Ok(()),
     };
+    // an interceptor says what it can tell before its first word else
+    let identity = interceptor.identity().unwrap_or(Identity::partial(Lack::Refused));
+    let needs = subject::needs(&loaded.rules, settings.filter.groups, identity).map_err(|error| {
+        Failure(exit::CONFIGURATION, format!("{}: {error}", settings.filter.rules.display()))
+    })?;
+    interceptor.need(needs);
     let rules = loaded.rules.len();
     let audit = Audit::new(output, loaded.user_names);
     let filter =

@@ -107,6 +107,8 @@ fn it_waits_for_an_interceptor_that_starts_later_and_tells_the_service_manager_w
     assert!(notified.recv(&mut [0; 64]).is_err(), "ready before interceptor said hello");
     notified.set_nonblocking(false).unwrap();
     imds_ipc::channel::send(&channel, &bytes, None).unwrap();
+    FromInterceptor::Identity(played::ALL).encode(&mut bytes);
+    imds_ipc::channel::send(&channel, &bytes, None).unwrap();
     let mut buffer = [0; 64];
     let length = notified.recv(&mut buffer).unwrap();
     assert_eq!(buffer.get(..length), Some(&b"READY=1\n"[..]));
@@ -194,5 +196,42 @@ fn a_running_filterd_is_nobody_special_and_leaves_no_core() {
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    }
+}
+
+#[test]
+fn rules_that_ask_for_what_interceptor_cannot_tell_end_it_with_the_reason() {
+    for (rules, settings, code) in [
+        ("Allow \"/\"\nDeny group 5 \"/x\"", "", Some(78)),
+        ("Allow unit a.service \"/\"", "", Some(78)),
+        ("Allow unit a.service \"/\"", "[filter]\ngroups = \"database\"", Some(78)),
+    ] {
+        let place = Place::new();
+        let listener = place.listen();
+        let path = place.settings(rules, "");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = match settings.strip_prefix("[filter]\n") {
+            Some(line) => text.replace("[filter]\n", &format!("[filter]\n{line}\n")),
+            None => text,
+        };
+        std::fs::write(&path, text).unwrap();
+        let mut child = program()
+            .arg("--config")
+            .arg(&path)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let channel = played::accept(&listener);
+        let mut bytes = Vec::new();
+        let identity = imds_ipc::Identity::partial(imds_ipc::Lack::NoTypes);
+        for message in [FromInterceptor::Hello(Hello::OURS), FromInterceptor::Identity(identity)] {
+            message.encode(&mut bytes);
+            imds_ipc::channel::send(&channel, &bytes, None).unwrap();
+        }
+        let mut log = String::new();
+        std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut log).unwrap();
+        assert_eq!(child.wait().unwrap().code(), code, "{log}");
+        assert!(log.contains("cannot be told") && log.contains("/sys/kernel/btf"), "{log}");
     }
 }

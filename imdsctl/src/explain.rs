@@ -1,7 +1,9 @@
 //! `imdsctl explain`: what would imds-filterd answer, and why? Asks the rules; sends nothing.
 
 use crate::{Fault, load};
-use imds_rules::{Explanation, Head, Profile, Request, Rules, Severity, Subject, Verdict, Version, explain};
+use imds_rules::{
+    Explanation, Groups, Head, Profile, Request, Rules, Severity, Subject, Unit, Verdict, Version, explain,
+};
 use imds_settings::{Accounts, Settings, exit};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Question {
     pub(crate) user: String,
     pub(crate) groups: Vec<String>,
+    pub(crate) unit: Option<String>,
     pub(crate) method: String,
     pub(crate) path: String,
 }
@@ -65,8 +68,9 @@ fn subject(question: &Question, accounts: &Accounts, rules: &Rules) -> Result<Su
             None => return Err(unknown("user", &question.user)),
         },
     };
+    let unit = question.unit.clone().map_or(Unit::None, Unit::Named);
     if question.groups.is_empty() {
-        return Ok(Subject { uid, groups: None });
+        return Ok(Subject { uid, groups: Groups::Database, unit });
     }
     let mut groups = rules.groups_of(uid).to_vec();
     for name in &question.groups {
@@ -78,7 +82,7 @@ fn subject(question: &Question, accounts: &Accounts, rules: &Rules) -> Result<Su
             },
         });
     }
-    Ok(Subject { uid, groups: Some(groups) })
+    Ok(Subject { uid, groups: Groups::All(groups), unit })
 }
 
 fn unknown(kind: &str, name: &str) -> Fault {

@@ -49,6 +49,9 @@ enum Command {
         /// A group of his besides those of the account database; may be given more than once
         #[arg(long = "group", value_name = "NAME|GID")]
         groups: Vec<String>,
+        /// The service he asks from, as the service manager names it (nginx.service)
+        #[arg(long)]
+        unit: Option<String>,
         /// The method of the request
         #[arg(long, default_value = "GET")]
         method: String,
@@ -79,8 +82,9 @@ fn main() -> ExitCode {
     };
     let answer = match arguments.command {
         Command::Check { file, allow_unknown } => check::run(&file, allow_unknown),
-        Command::Explain { rules, config, user, groups, method, path } => {
-            explain::run(rules, config.as_deref(), &explain::Question { user, groups, method, path })
+        Command::Explain { rules, config, user, groups, unit, method, path } => {
+            let question = explain::Question { user, groups, unit, method, path };
+            explain::run(rules, config.as_deref(), &question)
         }
     };
     match answer.and_then(|text| print(&text)) {

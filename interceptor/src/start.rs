@@ -1,11 +1,12 @@
 //! From settings to a running interceptor, step by step, and back. Each step that fails says why and with which exit code.
 //! Must not leave capture half up and open: whatever fails after capture is up leaves it closed.
 
-use crate::attribution::{Attribution, SubordinateUids};
+use crate::attribution::{self, Attribution, Loaded, SubordinateUids, TunHook};
 use crate::capture::{self, Capture, CaptureError};
 use crate::event_loop::{EventLoop, Parts};
 use crate::filter::{self, Door, DoorError};
 use crate::sys::{self, Signals, SocketOwners, Tun};
+use imds_ipc::{Identity, Lack};
 use imds_settings::{Accounts, Settings, User, exit};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -85,8 +86,10 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     let signals = Signals::take().map_err(|error| StartError::Os("taking signals", error))?;
     filter::make_directory(&settings.runtime_dir).map_err(StartError::Door)?;
 
+    // before capture: whoever connects from then on is known
+    let programs = attribution::load(settings);
     let (capture, tun) = Capture::up(settings).map_err(StartError::Capture)?;
-    match prepare(settings, &user, subordinate) {
+    match prepare(settings, &user, subordinate, programs) {
         Ok((door, attribution)) => serve(settings, Parts { signals, capture, tun, door, attribution }),
         Err(error) => {
             close(capture, tun);
@@ -112,17 +115,42 @@ fn prepare(
     settings: &Settings,
     user: &User,
     subordinate: SubordinateUids,
+    programs: Result<Loaded, Lack>,
 ) -> Result<(Door, Attribution), StartError> {
     let door = Door::open(settings, user).map_err(StartError::Door)?;
     let owners = SocketOwners::open(&settings.capture.device)
         .map_err(|error| StartError::Os("asking the kernel who owns sockets (sock_diag)", error))?;
-    Ok((door, Attribution::new(owners, subordinate)))
+    let witness = programs.and_then(|programs| programs.watch_tun(owners.device(), TunHook::Best));
+    let attribution = Attribution::new(owners, subordinate, witness);
+    Ok((door, attribution))
+}
+
+/// Packets that were in the tun before the program on it was, so that nobody knows who sent them. Their senders repeat
+/// them.
+fn drop_unwitnessed(tun: &Tun) {
+    /// Longer than a tun's queue.
+    const MOST: usize = 1024;
+    let mut packet = [0; 65_536];
+    for _ in 0..MOST {
+        if tun.read(&mut packet).is_err() {
+            break;
+        }
+    }
+}
+
+fn wholly(identity: Identity) -> &'static str {
+    match identity {
+        Identity { groups: Ok(()) | Err(Lack::Configured), unit: Ok(()), connecting: Ok(()) } => "full",
+        Identity { .. } => "partial",
+    }
 }
 
 fn serve(settings: &Settings, parts: Parts) -> Result<(), StartError> {
+    let identity = wholly(parts.attribution.identity());
+    drop_unwitnessed(&parts.tun);
     let event_loop =
         EventLoop::new(settings, parts).map_err(|error| StartError::Os("making the event queue", error))?;
-    tracing::info!("capture is up; waiting for imds-filterd");
+    tracing::info!("capture is up, identity: {identity}; waiting for imds-filterd");
     notify(NotifyState::Ready);
     let ended = event_loop.run();
     notify(NotifyState::Stopping);

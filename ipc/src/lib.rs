@@ -4,9 +4,11 @@
 
 pub mod channel;
 mod message;
+mod subject;
 mod wire;
 
-pub use message::{DialFailure, FromFilterd, FromInterceptor, Hello, Subject};
+pub use message::{DialFailure, FromFilterd, FromInterceptor, Hello};
+pub use subject::{Groups, Identity, Lack, MAX_EXE, MAX_GROUPS, Needs, Process, Subject, Unit};
 pub use wire::{DecodeError, MAX_MESSAGE, PROTOCOL_MAJOR, PROTOCOL_MINOR};
 
 /// The name of interceptor's listening socket below the runtime directory.

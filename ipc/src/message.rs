@@ -1,6 +1,7 @@
 //! The messages. One enum a direction, so that neither process can even name what only the other may say.
 //! Decides nothing: a well-formed message may still be refused by whoever gets it.
 
+use crate::subject::{Identity, Needs, Subject};
 use crate::wire::{DecodeError, Reader, Writer, kind};
 use std::net::SocketAddr;
 
@@ -34,12 +35,6 @@ impl Hello {
     }
 }
 
-/// Who the kernel says the client is, taken when its SYN arrived.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
-    pub uid: u32,
-}
-
 /// Why an upstream connection could not be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialFailure {
@@ -59,6 +54,8 @@ pub enum DialFailure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromInterceptor {
     Hello(Hello),
+    /// Comes once, right after its Hello.
+    Identity(Identity),
     /// A captured connection; its bytes travel over the one descriptor that comes with this message.
     Connection {
         id: u64,
@@ -83,6 +80,8 @@ pub enum FromInterceptor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromFilterd {
     Hello(Hello),
+    /// Comes after its Hello, and again whenever its rules change. Before the first, all that can be told is.
+    Needs(Needs),
     /// Asks for a connection to a configured upstream; `dial` is filterd's own number for the ask.
     Dial {
         dial: u64,
@@ -100,7 +99,7 @@ impl FromInterceptor {
     pub fn carries_descriptor(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::Dialled { .. } => true,
-            Self::Hello(_) | Self::DialFailed { .. } => false,
+            Self::Hello(_) | Self::Identity(_) | Self::DialFailed { .. } => false,
         }
     }
 
@@ -109,10 +108,14 @@ impl FromInterceptor {
         let mut w = Writer::new(out);
         match self {
             Self::Hello(hello) => w.hello(*hello),
+            Self::Identity(identity) => {
+                w.kind(kind::IDENTITY);
+                identity.encode(&mut w);
+            }
             Self::Connection { id, subject, client, service, upstream } => {
                 w.kind(kind::CONNECTION);
                 w.u64(*id);
-                w.u32(subject.uid);
+                subject.encode(&mut w);
                 w.address(*client);
                 w.address(*service);
                 w.u16(*upstream);
@@ -142,9 +145,10 @@ impl FromInterceptor {
         let mut r = Reader::new(bytes)?;
         let message = match r.kind() {
             kind::HELLO => Self::Hello(r.hello()?),
+            kind::IDENTITY => Self::Identity(Identity::decode(&mut r)?),
             kind::CONNECTION => Self::Connection {
                 id: r.u64()?,
-                subject: Subject { uid: r.u32()? },
+                subject: Subject::decode(&mut r)?,
                 client: r.address()?,
                 service: r.address()?,
                 upstream: r.u16()?,
@@ -174,6 +178,10 @@ impl FromFilterd {
         let mut w = Writer::new(out);
         match self {
             Self::Hello(hello) => w.hello(*hello),
+            Self::Needs(needs) => {
+                w.kind(kind::NEEDS);
+                needs.encode(&mut w);
+            }
             Self::Dial { dial, upstream } => {
                 w.kind(kind::DIAL);
                 w.u64(*dial);
@@ -193,6 +201,7 @@ impl FromFilterd {
         let mut r = Reader::new(bytes)?;
         let message = match r.kind() {
             kind::HELLO => Self::Hello(r.hello()?),
+            kind::NEEDS => Self::Needs(Needs::decode(&mut r)?),
             kind::DIAL => Self::Dial { dial: r.u64()?, upstream: r.u16()? },
             kind::CLOSE => Self::Close { connection: r.u64()? },
             _ => return Err(DecodeError::Kind),
@@ -205,6 +214,7 @@ impl FromFilterd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subject::{Groups, Lack, MAX_EXE, MAX_GROUPS, Process, Unit};
     use crate::wire::MAX_MESSAGE;
     use proptest::prelude::*;
 
@@ -213,10 +223,30 @@ mod tests {
         let service = "169.254.169.254:80".parse().unwrap();
         let client6 = "[fd00:1::2]:40001".parse().unwrap();
         let service6 = "[fd00:ec2::254]:80".parse().unwrap();
-        let subject = Subject { uid: 1000 };
+        let subject = Subject::of_uid(1000);
+        let known = Subject {
+            uid: 0,
+            groups: Groups::All(vec![5, u32::MAX]),
+            unit: Unit::Named("nginx.service".into()),
+            process: Some(Process { pid: 77, exe: Some("/usr/bin/curl".into()) }),
+        };
+        let cut = Subject {
+            uid: 7,
+            groups: Groups::Cut(vec![]),
+            unit: Unit::None,
+            process: Some(Process { pid: 1, exe: None }),
+        };
         let mut all = vec![
             FromInterceptor::Hello(Hello::OURS),
+            FromInterceptor::Identity(Identity::partial(Lack::NoTypes)),
+            FromInterceptor::Identity(Identity {
+                groups: Ok(()),
+                unit: Err(Lack::NoCgroups),
+                connecting: Ok(()),
+            }),
             FromInterceptor::Connection { id: 7, subject: subject.clone(), client, service, upstream: 0 },
+            FromInterceptor::Connection { id: 8, subject: known, client, service, upstream: 0 },
+            FromInterceptor::Connection { id: 9, subject: cut, client, service, upstream: 0 },
             FromInterceptor::Connection {
                 id: u64::MAX,
                 subject,
@@ -241,6 +271,8 @@ mod tests {
     fn samples_from_filterd() -> Vec<FromFilterd> {
         vec![
             FromFilterd::Hello(Hello::OURS),
+            FromFilterd::Needs(Needs { groups: true, unit: false }),
+            FromFilterd::Needs(Needs { groups: false, unit: true }),
             FromFilterd::Dial { dial: 1, upstream: 2 },
             FromFilterd::Close { connection: 3 },
         ]
@@ -288,7 +320,12 @@ mod tests {
         assert_eq!(bytes, [10, 0, 0, 0, 1, 0, 1, 0, 0, 0]);
         FromInterceptor::Connection {
             id: 1,
-            subject: Subject { uid: 2 },
+            subject: Subject {
+                uid: 2,
+                groups: Groups::All(vec![6]),
+                unit: Unit::Named("u".into()),
+                process: Some(Process { pid: 7, exe: Some("/x".into()) }),
+            },
             client: "1.2.3.4:5".parse().unwrap(),
             service: "6.7.8.9:80".parse().unwrap(),
             upstream: 3,
@@ -297,10 +334,37 @@ mod tests {
         assert_eq!(
             bytes,
             [
-                36, 0, 0, 0, 1, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 4, 1, 2, 3, 4, 5, 0, 4, 6, 7, 8,
-                9, 80, 0, 3, 0
+                56, 0, 0, 0, 1, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 1, 0, 6, 0, 0, 0, 2, 1, 0,
+                b'u', 2, 7, 0, 0, 0, 2, 0, b'/', b'x', 4, 1, 2, 3, 4, 5, 0, 4, 6, 7, 8, 9, 80, 0, 3, 0
             ]
         );
+    }
+
+    #[test]
+    fn the_longest_message_fits_and_longer_lists_and_texts_are_refused() {
+        let subject = |groups, exe: usize| Subject {
+            uid: 1,
+            groups: Groups::Cut(vec![9; groups]),
+            unit: Unit::Named("u".repeat(255)),
+            process: Some(Process { pid: 1, exe: Some("e".repeat(exe)) }),
+        };
+        let address = "[fd00:ec2::254]:80".parse().unwrap();
+        let mut bytes = Vec::new();
+        for (groups, exe, good) in
+            [(MAX_GROUPS, MAX_EXE, true), (MAX_GROUPS + 1, 1, false), (1, MAX_EXE + 1, false)]
+        {
+            let subject = subject(groups, exe);
+            let message = FromInterceptor::Connection {
+                id: 1,
+                subject,
+                client: address,
+                service: address,
+                upstream: 0,
+            };
+            message.encode(&mut bytes);
+            assert!(bytes.len() <= MAX_MESSAGE);
+            assert_eq!(FromInterceptor::decode(&bytes).is_ok(), good, "{groups} {exe}");
+        }
     }
 
     #[test]

@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 pub const PROTOCOL_MAJOR: u16 = 1;
 /// Each program also speaks the minor before its own.
 pub const PROTOCOL_MINOR: u8 = 0;
-/// No message is longer; room for one and not more is offered to a peer.
-pub const MAX_MESSAGE: usize = 4096;
+/// No message is longer (the longest tells of a client with all its groups); room for one and not more is offered to a
+/// peer.
+pub const MAX_MESSAGE: usize = 8192;
 const HEADER: usize = 8;
 
 pub(crate) mod kind {
@@ -18,8 +19,10 @@ pub(crate) mod kind {
     pub(crate) const CONNECTION: u16 = 2;
     pub(crate) const DIALLED: u16 = 3;
     pub(crate) const DIAL_FAILED: u16 = 4;
+    pub(crate) const IDENTITY: u16 = 5;
     pub(crate) const DIAL: u16 = 16;
     pub(crate) const CLOSE: u16 = 17;
+    pub(crate) const NEEDS: u16 = 18;
 }
 
 /// Why bytes are no message. Fatal for the peer that sent them.
@@ -78,6 +81,11 @@ impl<'a> Writer<'a> {
     }
     pub(crate) fn u64(&mut self, value: u64) {
         self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    /// Whoever makes a text keeps to its bound; a longer one is refused by who reads it.
+    pub(crate) fn text(&mut self, text: &str) {
+        self.u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
+        self.0.extend_from_slice(text.as_bytes());
     }
     pub(crate) fn address(&mut self, address: SocketAddr) {
         match address.ip() {
@@ -144,6 +152,15 @@ impl<'a> Reader<'a> {
     }
     pub(crate) fn hello(&mut self) -> Result<Hello, DecodeError> {
         Ok(Hello { minor: self.u8()?, oldest_minor: self.u8()? })
+    }
+    pub(crate) fn text(&mut self, most: usize) -> Result<String, DecodeError> {
+        let length = usize::from(self.u16()?);
+        if length > most {
+            return Err(DecodeError::Value);
+        }
+        let (text, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Length)?;
+        self.rest = rest;
+        String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Value)
     }
     pub(crate) fn address(&mut self) -> Result<SocketAddr, DecodeError> {
         let ip = match self.u8()? {

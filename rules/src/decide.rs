@@ -2,7 +2,8 @@
 
 use crate::language::Verb;
 use crate::request::Request;
-use crate::rules::{Compiled, RuleRef, Rules, Subject};
+use crate::rules::{Deciding, RuleRef, Rules};
+use crate::subject::Subject;
 use std::fmt;
 
 /// Both sides own the request: what was judged is what is sent or logged.
@@ -38,6 +39,7 @@ impl Permit {
 pub struct Denial {
     request: Request,
     rule: Option<RuleRef>,
+    in_doubt: bool,
 }
 
 impl Denial {
@@ -51,31 +53,35 @@ impl Denial {
     pub fn rule(&self) -> Option<RuleRef> {
         self.rule.clone()
     }
+
+    /// It is not known whether the rule is for this client: its groups or its unit were not wholly told.
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        self.in_doubt
+    }
 }
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.rule {
+            Some(rule) if self.in_doubt => write!(f, "{rule} (not known whether the client is in it)"),
             Some(rule) => write!(f, "{rule}"),
             None => f.write_str("no rule allows it"),
         }
     }
 }
 
-/// The last match wins; no match denies.
+/// The last match wins; no match denies. Nor is allowed what a Deny may be meant for, when it is not known.
 pub fn decide(rules: &Rules, subject: &Subject, request: Request) -> Verdict {
-    let deciding = if request.asks_for_token() {
-        rules.last_for_token(subject, &request)
-    } else {
-        rules.last_match(subject, &request)
+    let (rule, in_doubt) = match rules.deciding(subject, &request) {
+        None => (None, false),
+        Some(Deciding { rule, doubt }) => match (rule.verb, doubt) {
+            (Verb::Allow, None) => {
+                return Verdict::Allow(Permit { rule: rule.rule.clone(), request });
+            }
+            (Verb::Allow, Some(doubt)) => (Some(doubt.rule.clone()), true),
+            (Verb::Deny, _) => (Some(rule.rule.clone()), false),
+        },
     };
-    match deciding {
-        Some(Compiled { verb: Verb::Allow, rule, .. }) => {
-            Verdict::Allow(Permit { request, rule: rule.clone() })
-        }
-        Some(Compiled { verb: Verb::Deny, rule, .. }) => {
-            Verdict::Deny(Denial { request, rule: Some(rule.clone()) })
-        }
-        None => Verdict::Deny(Denial { request, rule: None }),
-    }
+    Verdict::Deny(Denial { request, rule, in_doubt })
 }

@@ -1,27 +1,31 @@
-//! One directive of imds.conf: `Allow|Deny [user NAME|uid] [group NAME|gid] "path"`.
+//! One directive of imds.conf: `Allow|Deny [user NAME|uid] [group NAME|gid] [unit NAME.service] "path"`.
 //! Total; reports the first fault of a line, since what follows may be its consequence.
 
 use crate::language::{GroupName, Pattern, Rule, Segment, UserName, Verb};
 use crate::lexer::{Fault, Place, Token, Tokens, What};
+use std::sync::Arc;
 
 /// Segments of a pattern: four times the deepest path of any metadata service, and a set of them fits in 64 bits.
 const MAX_SEGMENTS: usize = 64;
-const SUBJECTS: &str = "expected `user`, `group` or a quoted path";
+/// A file's name: a unit's name is that of a cgroup.
+const MAX_UNIT: usize = 255;
+const SUBJECTS: &str = "expected `user`, `group`, `unit` or a quoted path";
 /// Words of the language that this version cannot judge yet.
-const LATER: [&str; 7] = ["unit", "method", "agent", "header", "token", "no-token", "Translate"];
+const LATER: [&str; 6] = ["method", "agent", "header", "token", "no-token", "Translate"];
 
 /// The rule of a line; `None` if it is blank or a comment.
 pub(crate) fn directive(line: u32, source: &str) -> Result<Option<Rule>, Fault> {
     let mut tokens = Tokens::of(source);
     let Some(first) = tokens.next()? else { return Ok(None) };
     let verb = verb(&first)?;
-    let (mut user, mut group) = (None, None);
+    let (mut user, mut group, mut unit) = (None, None, None);
     let (pattern, pattern_place) = loop {
         let token = tokens.next()?.ok_or_else(|| Fault::new(tokens.end(), "no path", SUBJECTS))?;
         match token.what {
             What::Quoted(text) => break (pattern(text, token.place)?, token.place),
             What::Word("user") => add(&mut user, "user", token.place, user_name(&mut tokens)?)?,
             What::Word("group") => add(&mut group, "group", token.place, group_name(&mut tokens)?)?,
+            What::Word("unit") => add(&mut unit, "unit", token.place, unit_name(&mut tokens)?)?,
             What::Word(word) => return Err(unknown_word(word, token.place)),
         }
     };
@@ -34,6 +38,7 @@ pub(crate) fn directive(line: u32, source: &str) -> Result<Option<Rule>, Fault> 
         verb,
         user,
         group,
+        unit,
         pattern,
         pattern_place,
         line,
@@ -90,6 +95,21 @@ fn group_name(tokens: &mut Tokens<'_>) -> Result<(GroupName, Place), Fault> {
     let (name, place) = account(tokens, "group name or gid")?;
     let group = number(name, place, "gid")?.map_or_else(|| GroupName::Name(name.into()), GroupName::Gid);
     Ok((group, place))
+}
+
+/// A unit of the service manager that holds processes, by its full name (systemd.unit(5)).
+fn unit_name(tokens: &mut Tokens<'_>) -> Result<(Arc<str>, Place), Fault> {
+    const EXPECTED: &str = "expected a whole unit name, like `nginx.service`";
+    let (name, place) = account(tokens, "unit name")?;
+    let holds_processes =
+        [".service", ".scope"].iter().any(|suffix| name.len() > suffix.len() && name.ends_with(suffix));
+    if !holds_processes || name.len() > MAX_UNIT {
+        return Err(Fault::new(place, format!("`{name}` is no unit that has processes"), EXPECTED));
+    }
+    match name.chars().find(|c| !c.is_ascii_alphanumeric() && !":_.\\@-".contains(*c)) {
+        Some(c) => Err(Fault::new(place, format!("`{c}` in a unit name"), EXPECTED)),
+        None => Ok((name.into(), place)),
+    }
 }
 
 /// A name; one with blanks (as directory services have) in quotes.

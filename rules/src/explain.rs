@@ -3,7 +3,8 @@
 
 use crate::decide::{Verdict, decide};
 use crate::request::Request;
-use crate::rules::{RuleRef, Rules, Subject};
+use crate::rules::{RuleRef, Rules};
+use crate::subject::Subject;
 
 #[derive(Debug)]
 pub struct Explanation {
@@ -25,7 +26,9 @@ pub fn explain(rules: &Rules, subject: &Subject, request: Request) -> Explanatio
         Verdict::Allow(permit) => permit.rule(),
         Verdict::Deny(denial) => denial.rule(),
     };
+    let in_doubt = matches!(&verdict, Verdict::Deny(denial) if denial.in_doubt());
     let reason = match (&rule, token) {
+        (Some(_), _) if in_doubt => "its groups or its unit are not wholly known, so this rule may be for it",
         (None, false) => "no rule matches this user and path",
         (None, true) => "no rule about /latest/api matches, and no Allow rule is for this user",
         (Some(_), false) => "it is the last rule that matches this user and path",

@@ -4,6 +4,7 @@
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::directive::directive;
 use crate::lexer::{Fault, Place, text_of};
+use crate::rules::RuleRef;
 use crate::warnings;
 use std::collections::HashSet;
 use std::fmt;
@@ -89,6 +90,7 @@ pub(crate) struct Rule {
     pub(crate) verb: Verb,
     pub(crate) user: Option<(UserName, Place)>,
     pub(crate) group: Option<(GroupName, Place)>,
+    pub(crate) unit: Option<(Arc<str>, Place)>,
     pub(crate) pattern: Pattern,
     pub(crate) pattern_place: Place,
     /// From 1.
@@ -97,6 +99,12 @@ pub(crate) struct Rule {
     pub(crate) source: Arc<str>,
     /// The directive alone.
     pub(crate) text: Arc<str>,
+}
+
+impl Rule {
+    pub(crate) fn reference(&self) -> RuleRef {
+        RuleRef { line: self.line, text: Arc::clone(&self.text) }
+    }
 }
 
 /// A well-formed file of rules, its names not yet resolved.

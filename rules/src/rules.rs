@@ -1,21 +1,14 @@
 //! Rules ready to decide: names resolved, patterns in a tree. Finds the deciding rule; makes no verdict.
 
+use crate::key::{Key, Keys, Part};
 use crate::language::{Parsed, Rule, Verb};
 use crate::names::{Name, Names};
 use crate::request::Request;
+use crate::subject::{Groups, Subject, Unit};
 use crate::tree::{Map, Scope, Step, Tree};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-
-/// Who asks, as the kernel said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
-    pub uid: u32,
-    /// The groups of the client, its primary one among them, where the kernel told them; `None` where groups come
-    /// from the account database.
-    pub groups: Option<Vec<u32>>,
-}
 
 /// A rule, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,16 +38,6 @@ impl fmt::Display for Unresolved {
     }
 }
 
-/// Whom a rule is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
-    Everyone,
-    User(u32),
-    Group(u32),
-    /// uid and gid: both must hold.
-    UserInGroup(u32, u32),
-}
-
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) verb: Verb,
@@ -69,12 +52,22 @@ pub struct Rules {
     pub(crate) compiled: Vec<Compiled>,
     tree: Tree,
     /// Numbers for the tree.
-    keys: Map<Key, usize>,
+    keys: Keys,
     /// Key number to the last Allow rule for it.
     allowing: Map<usize, usize>,
     /// uid to the gids that rules name and the account database puts it in.
     memberships: Map<u32, Vec<u32>>,
     unresolved: Vec<Unresolved>,
+    /// The first rules that name a group, and a unit.
+    first_with_group: Option<RuleRef>,
+    first_with_unit: Option<RuleRef>,
+}
+
+/// The rule that decides, if nothing unknown stands against it.
+pub(crate) struct Deciding<'a> {
+    pub(crate) rule: &'a Compiled,
+    /// A later Deny that may be for this subject, or may not: its groups or its unit are not wholly known.
+    pub(crate) doubt: Option<&'a Compiled>,
 }
 
 impl Rules {
@@ -83,10 +76,12 @@ impl Rules {
         let mut rules = Self {
             compiled: Vec::with_capacity(parsed.rules.len()),
             tree: Tree::new(),
-            keys: Map::default(),
+            keys: Keys::default(),
             allowing: Map::default(),
             memberships: memberships(parsed, names),
             unresolved: Vec::new(),
+            first_with_group: first(parsed, |rule| rule.group.is_some()),
+            first_with_unit: first(parsed, |rule| rule.unit.is_some()),
         };
         for rule in &parsed.rules {
             rules.add(rule, names);
@@ -96,8 +91,8 @@ impl Rules {
 
     fn add(&mut self, rule: &Rule, names: &Names) {
         let place = self.compiled.len();
-        let reference = RuleRef { line: rule.line, text: Arc::clone(&rule.text) };
-        let key = key_of(rule, names);
+        let reference = rule.reference();
+        let key = key_of(rule, names, &mut self.keys);
         match key {
             None => {
                 let unknown = names.unknown_in(rule);
@@ -105,12 +100,16 @@ impl Rules {
                 self.unresolved.extend(unknown);
             }
             Some(key) => {
-                let fresh = self.keys.len();
-                let key = *self.keys.entry(key).or_insert(fresh);
-                self.tree.insert(&rule.pattern, key, place);
+                let number = self.keys.number(key);
+                self.tree.insert(&rule.pattern, number, place);
                 match rule.verb {
-                    Verb::Allow => drop(self.allowing.insert(key, place)),
-                    Verb::Deny => {}
+                    Verb::Allow => drop(self.allowing.insert(number, place)),
+                    Verb::Deny => {
+                        for doubted in key.doubted() {
+                            let number = self.keys.number(doubted);
+                            self.tree.insert(&rule.pattern, number, place);
+                        }
+                    }
                 }
             }
         }
@@ -140,38 +139,64 @@ impl Rules {
         self.memberships.get(&uid).map_or(&[], Vec::as_slice)
     }
 
-    /// The last rule that matches subject and path.
-    pub(crate) fn last_match(&self, subject: &Subject, request: &Request) -> Option<&Compiled> {
-        self.last(subject, request, Scope::All)
+    /// The first rule that names a group: whoever loads rules must know the groups of clients.
+    #[must_use]
+    pub fn first_with_group(&self) -> Option<&RuleRef> {
+        self.first_with_group.as_ref()
     }
 
-    /// The last rule about `/latest/api` that matches; without one, the last Allow rule for this subject whatever its
-    /// path: whoever may read something may have the token that reading takes.
-    pub(crate) fn last_for_token(&self, subject: &Subject, request: &Request) -> Option<&Compiled> {
-        self.last(subject, request, Scope::Api).or_else(|| {
-            let last = self.held(subject).iter().filter_map(|key| self.allowing.get(key)).max()?;
-            self.compiled.get(*last)
-        })
+    /// The first rule that names a unit.
+    #[must_use]
+    pub fn first_with_unit(&self) -> Option<&RuleRef> {
+        self.first_with_unit.as_ref()
     }
 
-    fn last(&self, subject: &Subject, request: &Request, scope: Scope) -> Option<&Compiled> {
-        let place = self.tree.last(request.segments().map(Step::Name), &self.held(subject), scope)?;
-        self.compiled.get(place)
+    /// The last rule that matches subject and path. For a token only rules about `/latest/api` count, and without one
+    /// the last Allow rule for this subject whatever its path: whoever may read something may have the token that
+    /// reading takes.
+    pub(crate) fn deciding(&self, subject: &Subject, request: &Request) -> Option<Deciding<'_>> {
+        let scope = if request.asks_for_token() { Scope::Api } else { Scope::All };
+        let held = self.held(subject);
+        let last = |keys: &[usize]| self.tree.last(request.segments().map(Step::Name), keys, scope);
+        let certain = last(&held);
+        let doubt = self.doubted(subject).and_then(|keys| last(&keys));
+        // what is decided later anyway leaves no doubt
+        let doubt = doubt.filter(|doubt| certain.is_none_or(|certain| *doubt > certain));
+        let any_allow = || match scope {
+            Scope::Api => held.iter().filter_map(|key| self.allowing.get(key)).max().copied(),
+            Scope::All => None,
+        };
+        let rule = self.compiled.get(certain.or_else(any_allow)?)?;
+        Some(Deciding { rule, doubt: doubt.and_then(|place| self.compiled.get(place)) })
+    }
+
+    fn groups<'a>(&'a self, subject: &'a Subject) -> (&'a [u32], bool) {
+        match &subject.groups {
+            Groups::Database => (self.groups_of(subject.uid), true),
+            Groups::All(gids) => (gids, true),
+            Groups::AtLeast(gids) => (gids, false),
+        }
     }
 
     /// The keys that hold for a subject, of those that any rule has.
     fn held(&self, subject: &Subject) -> Vec<usize> {
-        let uid = subject.uid;
-        let groups = subject.groups.as_deref().unwrap_or_else(|| self.groups_of(uid));
-        let both = groups.iter().flat_map(|gid| [Key::Group(*gid), Key::UserInGroup(uid, *gid)]);
-        let all = [Key::Everyone, Key::User(uid)].into_iter().chain(both);
-        all.filter_map(|key| self.keys.get(&key).copied()).collect()
+        let (gids, complete) = self.groups(subject);
+        self.keys.of(subject, gids, complete, false)
+    }
+
+    /// The keys of Deny rules that may hold besides; `None` if all is known.
+    fn doubted(&self, subject: &Subject) -> Option<Vec<usize>> {
+        let (gids, complete) = self.groups(subject);
+        if complete && subject.unit != Unit::Unknown {
+            return None;
+        }
+        Some(self.keys.of(subject, gids, complete, true))
     }
 
     /// Every rule that matches subject and path, in the order of the file: for explaining only.
     pub(crate) fn all_matches(&self, subject: &Subject, request: &Request) -> Vec<&Compiled> {
         let held = self.held(subject);
-        let holds = |key: &Key| self.keys.get(key).is_some_and(|key| held.contains(key));
+        let holds = |key: &Key| self.keys.find(key).is_some_and(|key| held.contains(&key));
         self.compiled
             .iter()
             .filter(|rule| rule.key.as_ref().is_some_and(holds) && rule.pattern.covers(request.segments()))
@@ -179,16 +204,24 @@ impl Rules {
     }
 }
 
-fn key_of(rule: &Rule, names: &Names) -> Option<Key> {
-    let user = rule.user.as_ref().map(|(user, _)| names.uid(user));
-    let group = rule.group.as_ref().map(|(group, _)| names.gid(group));
-    match (user, group) {
-        (None, None) => Some(Key::Everyone),
-        (Some(Some(uid)), None) => Some(Key::User(uid)),
-        (None, Some(Some(gid))) => Some(Key::Group(gid)),
-        (Some(Some(uid)), Some(Some(gid))) => Some(Key::UserInGroup(uid, gid)),
-        (Some(None), _) | (_, Some(None)) => None,
-    }
+fn first(parsed: &Parsed, is_it: impl Fn(&Rule) -> bool) -> Option<RuleRef> {
+    parsed.rules.iter().find(|rule| is_it(rule)).map(Rule::reference)
+}
+
+fn key_of(rule: &Rule, names: &Names, keys: &mut Keys) -> Option<Key> {
+    let user = match &rule.user {
+        None => None,
+        Some((user, _)) => Some(names.uid(user)?),
+    };
+    let group = match &rule.group {
+        None => Part::Any,
+        Some((group, _)) => Part::Is(names.gid(group)?),
+    };
+    let unit = match &rule.unit {
+        None => Part::Any,
+        Some((unit, _)) => Part::Is(keys.unit(unit)),
+    };
+    Some(Key { user, group, unit })
 }
 
 fn memberships(parsed: &Parsed, names: &Names) -> Map<u32, Vec<u32>> {

@@ -35,7 +35,7 @@ fn unknown_segment(rule: &Rule) -> Option<Fault> {
     ))
 }
 
-type Whom<'a> = (Option<&'a UserName>, Option<&'a GroupName>);
+type Whom<'a> = (Option<&'a UserName>, Option<&'a GroupName>, Option<&'a str>);
 
 /// Rules that a single later rule covers: same or wider subject (as written), same or wider pattern.
 fn without_effect(parsed: &Parsed) -> Vec<(u32, Fault, &Rule)> {
@@ -75,10 +75,23 @@ fn without_effect(parsed: &Parsed) -> Vec<(u32, Fault, &Rule)> {
 }
 
 fn whom(rule: &Rule) -> Whom<'_> {
-    (rule.user.as_ref().map(|(user, _)| user), rule.group.as_ref().map(|(group, _)| group))
+    (
+        rule.user.as_ref().map(|(user, _)| user),
+        rule.group.as_ref().map(|(group, _)| group),
+        rule.unit.as_ref().map(|(unit, _)| &**unit),
+    )
 }
 
 /// Whoever `whom` names is also meant by these.
-fn wider<'a>((user, group): Whom<'a>) -> [Whom<'a>; 4] {
-    [(None, None), (user, None), (None, group), (user, group)]
+fn wider<'a>((user, group, unit): Whom<'a>) -> [Whom<'a>; 8] {
+    [
+        (None, None, None),
+        (user, None, None),
+        (None, group, None),
+        (user, group, None),
+        (None, None, unit),
+        (user, None, unit),
+        (None, group, unit),
+        (user, group, unit),
+    ]
 }

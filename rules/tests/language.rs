@@ -49,7 +49,7 @@ fn every_faulty_line_is_reported_with_its_caret() {
     assert_eq!(
         said,
         [
-            "t.conf:2:7: error: unknown word `usr`\n    Allow usr root \"/\"\n          ^^^ expected `user`, `group` or a quoted path",
+            "t.conf:2:7: error: unknown word `usr`\n    Allow usr root \"/\"\n          ^^^ expected `user`, `group`, `unit` or a quoted path",
             "t.conf:4:12: error: no name before the path\n    \tDeny user \"/x\"\n    \t          ^^^^ expected a user name or uid",
             "t.conf:5:8: error: byte that is not UTF-8\n    Deny \"/\u{fffd}\"\n           ^ expected UTF-8 text",
         ]

@@ -4,8 +4,8 @@ mod model;
 mod table;
 
 use imds_rules::{
-    GroupName, Head, Members, Names, Parsed, Profile, Request, Rules, Severity, Subject, Verdict, Version,
-    decide, explain, parse,
+    GroupName, Groups, Head, Members, Names, Parsed, Profile, Request, Rules, Severity, Subject, Unit,
+    Verdict, Version, decide, explain, parse,
 };
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
@@ -57,16 +57,27 @@ impl Case {
 
     fn decide(&self, who: &str, method: &str, path: &str) -> String {
         let rules = Rules::new(&parsed(&self.text), &self.names);
-        let (uid, groups) = match who.split_once('+') {
-            Some((uid, gids)) => (
-                uid,
-                Some(gids.split('+').filter(|gid| !gid.is_empty()).map(|g| g.parse().unwrap()).collect()),
-            ),
-            None => (who, None),
-        };
-        let subject = Subject { uid: uid.parse().unwrap(), groups };
-        outcome(&decide(&rules, &subject, request(method, path)))
+        outcome(&decide(&rules, &subject(who), request(method, path)))
     }
+}
+
+/// `UID[+GID...][@UNIT]`; a question mark is what is not known.
+fn subject(who: &str) -> Subject {
+    let (who, unit) = match who.split_once('@') {
+        Some((who, "?")) => (who, Unit::Unknown),
+        Some((who, unit)) => (who, Unit::Named(unit.into())),
+        None => (who, Unit::None),
+    };
+    let mut words = who.split('+');
+    let uid = words.next().unwrap().parse().unwrap();
+    let groups: Vec<&str> = words.filter(|gid| !gid.is_empty()).collect();
+    let gids = groups.iter().filter(|gid| **gid != "?").map(|gid| gid.parse().unwrap()).collect();
+    let groups = match (who.contains('+'), groups.contains(&"?")) {
+        (false, _) => Groups::Database,
+        (true, false) => Groups::All(gids),
+        (true, true) => Groups::AtLeast(gids),
+    };
+    Subject { uid, groups, unit }
 }
 
 #[test]
@@ -103,7 +114,7 @@ proptest! {
 #[test]
 fn a_verdict_owns_its_request_and_names_its_rule() {
     let rules = Rules::new(&parsed("Allow \"/a\"  # why\nDeny \"/a/b\"\n"), &Names::default());
-    let subject = Subject { uid: 1, groups: None };
+    let subject = Subject::of_uid(1);
     let Verdict::Allow(permit) = decide(&rules, &subject, get("/a/")) else { panic!() };
     assert_eq!(permit.request().path(), "/a/");
     assert_eq!(permit.rule().unwrap().to_string(), "line 1: Allow \"/a\"");
@@ -138,7 +149,7 @@ fn an_explanation_names_the_deciding_rule_the_reason_and_the_others() {
     let text = "Allow \"/\"\nDeny \"/a\"\nAllow user 5 \"/a/b\"\nDeny user 6 \"/\"\nDeny \"/latest/api\"\n";
     let rules = Rules::new(&parsed(text), &Names::default());
     let told = |uid, request| {
-        let told = explain(&rules, &Subject { uid, groups: None }, request);
+        let told = explain(&rules, &Subject::of_uid(uid), request);
         let others: Vec<u32> = told.others.iter().map(|rule| rule.line).collect();
         (outcome(&told.verdict), others, told.reason)
     };
@@ -151,7 +162,7 @@ fn an_explanation_names_the_deciding_rule_the_reason_and_the_others() {
     assert_eq!((verdict.as_str(), others), ("deny 5", vec![1]));
     assert!(reason.contains("/latest/api"), "{reason}");
     let nothing = Rules::new(&parsed(""), &Names::default());
-    let told = explain(&nothing, &Subject { uid: 5, groups: None }, get("/"));
+    let told = explain(&nothing, &Subject::of_uid(5), get("/"));
     assert_eq!((told.rule, told.others, told.reason), (None, vec![], "no rule matches this user and path"));
 }
 
@@ -173,7 +184,7 @@ fn rules_of(count: usize) -> (Duration, Rules) {
 }
 
 fn cost(rules: &Rules) -> Duration {
-    let subject = Subject { uid: 1_000_000, groups: Some(vec![1_000_000, 1_000_001]) };
+    let subject = Subject { groups: Groups::All(vec![1_000_000, 1_000_001]), ..Subject::of_uid(1_000_000) };
     let one_run = || {
         let requests = vec![get("/latest/meta-data/iam/security-credentials/role"); 500];
         let begun = Instant::now();

@@ -49,6 +49,9 @@ pub struct Capture {
     pub rule_priority: u32,
     pub guard: Guard,
     pub forwarded: Forwarded,
+    /// Linux: the cgroup v2 directory whose processes are watched when they connect. `None`: the root of the hierarchy,
+    /// wherever it is mounted. Empty: nobody is watched.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// What keeps packets to the service from leaving by any other way than the marked sockets.
@@ -96,6 +99,8 @@ pub struct Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupSource {
+    /// The kernel: the groups of the process that made the connection's socket.
+    Kernel,
     /// The account database, read when the rules are loaded.
     Database,
 }
@@ -175,13 +180,14 @@ impl Default for Capture {
             rule_priority: 10,
             guard: Guard::Xfrm,
             forwarded: Forwarded::Refuse,
+            cgroup: None,
         }
     }
 }
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { user: "imds".into(), rules: "/etc/imds.conf".into(), groups: GroupSource::Database }
+        Self { user: "imds".into(), rules: "/etc/imds.conf".into(), groups: GroupSource::Kernel }
     }
 }
 

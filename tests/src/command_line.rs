@@ -10,7 +10,8 @@ use std::path::PathBuf;
 ///
 /// Users: root; alice (uid 2001, gid 3001, also staff); bob (2002, 3002, also staff and wheel); mallory (2003, 3003,
 /// also docker, with subordinate ids); imds; nobody. The command finds the files of the lab below $LAB, the programs in
-/// $PATH, the requests that the real service got in $LAB_RECORD and the audit log in $LAB_AUDIT.
+/// $PATH, the requests that the real service got in $LAB_RECORD and the audit log in $LAB_AUDIT;
+/// $LAB_CGROUPS is the root of the lab's cgroups.
 #[derive(Debug, Parser)]
 #[command(name = "imds-lab", version)]
 pub struct Arguments {

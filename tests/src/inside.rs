@@ -2,6 +2,7 @@
 //! When it ends, all that runs in the lab ends. Runs nowhere else.
 
 use crate::account::Account;
+use crate::cgroup;
 use crate::command_line::{Options, Place};
 use crate::daemon::{self, Daemon};
 use crate::error::LabError;
@@ -48,7 +49,10 @@ pub fn run(options: &Options, command: &[OsString]) -> Result<u8, LabError> {
 
 fn live(options: &Options, command: &[OsString], stdin: OwnedFd) -> Result<u8, LabError> {
     let input = Input::read(options)?;
-    world::build(options.container)?;
+    let hierarchy = cgroup::hierarchy();
+    let outside = std::env::var(cgroup::OUTSIDE).map_err(|_| LabError::NotInside)?;
+    let own = hierarchy.as_deref().map(|path| cgroup::enter(path, &outside)).transpose()?;
+    world::build(options.container, hierarchy.as_deref().zip(own.as_deref()))?;
     input.write()?;
     for daemon in [Daemon::Interceptor, Daemon::Filterd] {
         notify::listen(daemon.name())?;

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod cgroup;
 pub mod command_line;
 pub mod daemon;
 pub mod error;

@@ -1,7 +1,8 @@
 //! The part of imds-lab that stays outside: starts the lab in namespaces of its own and waits for it.
-//! Changes nothing on the machine, so it has nothing to undo: all of a lab lies in its namespaces, whose pid 1 dies when
-//! this process does, however that happens, and the kernel removes the rest.
+//! Changes nothing on the machine but that a lab has a cgroup of its own: all else of a lab lies in its namespaces, whose
+//! pid 1 dies when this process does, however that happens, and the kernel removes the rest.
 
+use crate::cgroup;
 use crate::command_line::{Container, Options};
 use crate::error::LabError;
 use crate::world;
@@ -30,11 +31,14 @@ const TOOLS: [(&str, &str); 5] = [
 /// When no lab could be started; what happens in it is its exit status.
 pub fn run(options: &Options, interactive: bool) -> Result<u8, LabError> {
     require_root_and_tools(options)?;
+    cgroup::remove_ended();
     let (control, theirs) = UnixStream::pair().map_err(|e| LabError::System("making a socket", e))?;
     let mut lab = start(theirs)?;
     pass_standard_input(&control).map_err(|e| LabError::System("passing standard input on", e))?;
     forward_signals(control, interactive)?;
-    let status = lab.wait().map_err(|e| LabError::System("waiting for the lab", e))?;
+    let status = lab.wait().map_err(|e| LabError::System("waiting for the lab", e));
+    cgroup::remove_ended();
+    let status = status?;
     Ok(exit_code(status))
 }
 
@@ -62,6 +66,7 @@ fn start(control: UnixStream) -> Result<Child, LabError> {
         .arg("--inside")
         .args(std::env::args_os().skip(1))
         .env("PATH", world::PATH)
+        .env(cgroup::OUTSIDE, std::process::id().to_string())
         .stdin(Stdio::from(OwnedFd::from(control)))
         .spawn()
         .map_err(|e| LabError::System("starting setpriv", e))

@@ -30,7 +30,8 @@ pub(crate) fn checkout(below: &str) -> PathBuf {
 }
 
 /// Builds everything that world.sh names. Only for pid 1 of a new mount, network and process namespace.
-pub(crate) fn build(container: Option<Container>) -> Result<(), LabError> {
+pub(crate) fn build(container: Option<Container>, cgroups: Option<(&Path, &Path)>) -> Result<(), LabError> {
+    let (hierarchy, own) = cgroups.unwrap_or((Path::new(""), Path::new("")));
     let program = std::env::current_exe().map_err(|e| LabError::System("looking for my own program", e))?;
     let bin = program.parent().unwrap_or(Path::new("/"));
     let tests = checkout("tests");
@@ -41,6 +42,8 @@ pub(crate) fn build(container: Option<Container>) -> Result<(), LabError> {
         .stdin(Stdio::from(script))
         .env("BIN", bin.as_raw_fd().to_string())
         .env("TESTS", tests.as_raw_fd().to_string())
+        .env("CGROUPS", hierarchy)
+        .env("CGROUP", own)
         .env(
             "CONTAINER",
             match container {
@@ -65,6 +68,9 @@ pub(crate) fn command_in(place: Place) -> Command {
 fn set_environment(command: &mut Command) {
     command.env_clear().env("PATH", PATH).env("LAB", LAB).env("TMPDIR", format!("{LAB}/tmp"));
     command.env("LAB_RECORD", RECORD).env("LAB_AUDIT", AUDIT);
+    if let Some(cgroups) = crate::cgroup::hierarchy() {
+        command.env("LAB_CGROUPS", cgroups);
+    }
     command.env("LAB_CONFIG", CONFIG).env("LAB_RULES", RULES);
     for name in ENVIRONMENT_KEPT {
         if let Some(value) = std::env::var_os(name) {

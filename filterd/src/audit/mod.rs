@@ -127,6 +127,10 @@ impl Entry {
             line.text("why", &self.why);
             line.number("uid", self.client.subject.uid.into());
             line.text_or_null("user", self.audit.names.get(&self.client.subject.uid).map(String::as_str));
+            line.text_or_null("unit", self.client.unit());
+            let process = self.client.process.as_ref();
+            line.number_or_null("pid", process.map(|process| process.pid.into()));
+            line.text_or_null("exe", process.and_then(|process| process.exe.as_deref()));
             line.text("method", &self.method);
             line.text("path", &self.path);
             line.number("status", self.status.into());
@@ -165,7 +169,8 @@ mod tests {
         let address = "169.254.169.254:80".parse().unwrap();
         Rc::new(Client {
             id: 1,
-            subject: Subject { uid: 1000, groups: None },
+            subject: Subject::of_uid(1000),
+            process: None,
             address,
             service: Rc::new(Service {
                 upstream: 0,

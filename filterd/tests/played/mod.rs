@@ -3,7 +3,13 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
 use imds_ipc::channel::{ChannelError, receive, send};
-use imds_ipc::{DialFailure, FILTER_SOCKET, FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Subject};
+use imds_ipc::{
+    DialFailure, FILTER_SOCKET, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Subject,
+};
+
+/// An interceptor that can tell everything.
+pub const ALL: Identity = Identity { groups: Ok(()), unit: Ok(()), connecting: Ok(()) };
+
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -126,6 +132,8 @@ impl Filterd {
         let mut filterd = Self { child, channel, place, listener, upstream, lines, log, next: 1 };
         assert_eq!(filterd.hear(), FromFilterd::Hello(Hello::OURS));
         filterd.say(&FromInterceptor::Hello(Hello::OURS), None);
+        filterd.say(&FromInterceptor::Identity(ALL), None);
+        assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
         filterd
     }
 
@@ -163,7 +171,7 @@ impl Filterd {
         self.next += 1;
         FromInterceptor::Connection {
             id,
-            subject: Subject { uid },
+            subject: Subject::of_uid(uid),
             client: "10.0.0.5:40001".parse().unwrap(),
             service: "169.254.169.254:80".parse().unwrap(),
             upstream: 0,

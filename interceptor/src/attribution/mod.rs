@@ -1,13 +1,20 @@
 //! Who made a connection: four-tuple to Subject, from the kernel alone.
 //! Must not guess: what the kernel does not say exactly is unattributable, and there is no default identity.
 
+mod judge;
+mod prepare;
 mod subuid;
+mod unit;
+mod witness;
 
+pub use crate::sys::{Connecting, GroupList, ProgramError, Programs, Record, TunHook};
+pub use prepare::{Loaded, load};
 pub use subuid::{SubordinateUids, SubuidWarning};
+pub use witness::Witness;
 
 use crate::netstack::FourTuple;
 use crate::sys::SocketOwners;
-use imds_ipc::Subject;
+use imds_ipc::{Identity, Lack, Needs, Subject};
 use std::fmt;
 
 /// Why the client of a SYN is not known. The connection is refused.
@@ -25,6 +32,20 @@ pub enum Unattributable {
     Answer,
     /// The uid lies in a range of /etc/subuid that nobody, or more than one user, owns.
     SubordinateUid(u32),
+    /// The program on the tun did not see the SYN.
+    NoRecord,
+    /// Somebody gave the socket another owner than its maker.
+    GivenAway {
+        maker: u32,
+        owner: u32,
+    },
+    /// The program on connects did not see it.
+    NoConnect,
+    /// One user's process made the socket and another's connects it.
+    ConnectedByAnother {
+        maker: u32,
+        by: u32,
+    },
     Os(rustix::io::Errno),
 }
 
@@ -39,29 +60,79 @@ impl fmt::Display for Unattributable {
             Self::SubordinateUid(uid) => {
                 write!(f, "uid {uid} is in a range of /etc/subuid without one owner")
             }
+            Self::NoRecord => f.write_str("the program on the tun did not see it"),
+            Self::GivenAway { maker, owner } => {
+                write!(f, "uid {maker} made its socket, and it was given to uid {owner}")
+            }
+            Self::NoConnect => f.write_str("the program on connects did not see who connects it"),
+            Self::ConnectedByAnother { maker, by } => {
+                write!(f, "uid {maker} made its socket and uid {by} connects it")
+            }
             Self::Os(errno) => write!(f, "asking the kernel: {errno}"),
         }
     }
+}
+
+/// Who it is, and the socket that he connects with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributed {
+    pub subject: Subject,
+    pub cookie: u64,
 }
 
 /// The only maker of a [`Subject`] in this process.
 pub struct Attribution {
     owners: SocketOwners,
     subordinate: SubordinateUids,
+    witness: Result<Witness, Lack>,
 }
 
 impl Attribution {
     #[must_use]
-    pub fn new(owners: SocketOwners, subordinate: SubordinateUids) -> Self {
-        Self { owners, subordinate }
+    pub fn new(owners: SocketOwners, subordinate: SubordinateUids, witness: Result<Witness, Lack>) -> Self {
+        Self { owners, subordinate, witness }
+    }
+
+    /// What can be told of clients.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        match &self.witness {
+            Ok(witness) => witness.identity(),
+            Err(lack) => Identity::partial(*lack),
+        }
+    }
+
+    /// From here on only what is needed is looked up.
+    pub fn need(&self, needs: Needs) {
+        if let Ok(witness) = &self.witness {
+            witness.need(needs);
+        }
     }
 
     /// Ask when the SYN arrives: then, and only then, its socket is in the state that tells it from others.
     ///
     /// # Errors
     /// Whenever it is not certain who it is.
-    pub fn attribute(&mut self, four_tuple: &FourTuple) -> Result<Subject, Unattributable> {
-        let uid = self.owners.uid_of_connecting(four_tuple)?;
-        Ok(Subject { uid: self.subordinate.owner_of(uid)? })
+    pub fn attribute(&mut self, four_tuple: &FourTuple) -> Result<Attributed, Unattributable> {
+        let socket = self.owners.connecting(four_tuple)?;
+        let subject = match &mut self.witness {
+            Ok(witness) => {
+                let record = witness.told_of(socket.cookie).ok_or(Unattributable::NoRecord)?;
+                let must_connect = witness.identity().connecting.is_ok();
+                let process = record.connecting.map(|connecting| witness.process(connecting));
+                let subject = judge::subject(socket.uid, &record, must_connect, &self.subordinate)?;
+                Subject { process, ..subject }
+            }
+            Err(_) => Subject::of_uid(self.subordinate.owner_of(socket.uid)?),
+        };
+        Ok(Attributed { subject, cookie: socket.cookie })
+    }
+
+    /// Whether the four-tuple is still that socket's. Ask when the handshake is complete.
+    ///
+    /// # Errors
+    /// When it is another's, or nobody's.
+    pub fn confirm(&mut self, four_tuple: &FourTuple, cookie: u64) -> Result<(), Unattributable> {
+        self.owners.is_still(four_tuple, cookie)
     }
 }

@@ -89,7 +89,7 @@ impl EventLoop {
         match self.netstack.with(key, |connection| step(connection, now)) {
             Some(Step::Done) | None => {}
             Some(Step::HandOver) => {
-                if !self.hand_over(key, now) {
+                if self.confirm(key, now) && !self.hand_over(key, now) {
                     self.hold(key, now);
                 }
             }
@@ -126,6 +126,23 @@ impl EventLoop {
                 connection.tcp.reset();
             }
         });
+    }
+
+    /// The handshake is complete: is it the socket that began it? If not, nobody is to speak in its owner's name.
+    fn confirm(&mut self, key: usize, now: Instant) -> bool {
+        let attribution = &mut self.attribution;
+        let refused = self.netstack.with(key, |connection| {
+            let confirmed = attribution.confirm(&connection.four_tuple, connection.cookie);
+            confirmed.inspect_err(|_| connection.tcp.reset()).err()
+        });
+        // a panic is no confirmation
+        let Some(refused) = refused else { return false };
+        if let Some(why) = &refused
+            && let Some(more) = self.throttles.refused.pass(now)
+        {
+            tracing::warn!("reset a connection when it was established: {why} ({more} more such)");
+        }
+        refused.is_none()
     }
 
     /// Gives an established connection to the newest filterd. `false`: nobody takes it now.

@@ -59,6 +59,13 @@ impl EventLoop {
                 self.release_held(now);
                 Ok(())
             }
+            FromFilterd::Needs(needs) => {
+                // what an older one needed is of the past
+                if self.peers.newest() == Some(key) {
+                    self.attribution.need(*needs);
+                }
+                Ok(())
+            }
             FromFilterd::Dial { dial, upstream } => self.dial(key, *dial, *upstream, now),
             FromFilterd::Close { connection } => self.announce_close(key, *connection, now),
         }
@@ -195,6 +202,11 @@ impl EventLoop {
         if let Err(error) = watched {
             tracing::error!("waiting for imds-filterd: {error}");
             self.peers.remove(key);
+            return;
+        }
+        let identity = FromInterceptor::Identity(self.attribution.identity());
+        if let Err(error) = self.answer(key, &identity, None) {
+            self.drop_peer(key, &error, now);
         }
     }
 

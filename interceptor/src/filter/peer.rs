@@ -94,10 +94,10 @@ impl Peer {
                 self.greeting_until = None;
             }
             (FromFilterd::Hello(_), None) => return Err(PeerError::SecondHello),
-            (FromFilterd::Dial { .. } | FromFilterd::Close { .. }, Some(_)) => {
+            (FromFilterd::Needs(_) | FromFilterd::Dial { .. } | FromFilterd::Close { .. }, Some(_)) => {
                 return Err(PeerError::NoHello);
             }
-            (FromFilterd::Dial { .. } | FromFilterd::Close { .. }, None) => {}
+            (FromFilterd::Needs(_) | FromFilterd::Dial { .. } | FromFilterd::Close { .. }, None) => {}
         }
         Ok(Some(message))
     }

@@ -230,7 +230,9 @@ fn echo_through(harm: u64, client: Client, random: u64, bytes: &[u8]) -> (Vec<u8
         let over = matches!(socket.state(), State::Closed | State::TimeWait);
         bench.now += Duration::from_millis(1);
         while let Some(packet) = there.packets.pop_front() {
-            bench.stack.packet(&packet, bench.now, &mut back, &mut |_| Ok(Subject { uid: 1 }));
+            bench.stack.packet(&packet, bench.now, &mut back, &mut |_| {
+                Ok(Attributed { subject: Subject::of_uid(1), cookie: 1 })
+            });
         }
         bench.stack.touch_due(bench.now);
         serve_echo(&mut bench, &mut back, &mut echo);

@@ -19,7 +19,7 @@ pub use endpoint::{Endpoint, Phase};
 pub use link::Wire;
 pub use packet::{Flags, FourTuple, NotOurs, Segment, parse};
 
-use crate::attribution::Unattributable;
+use crate::attribution::{Attributed, Unattributable};
 use admission::{Admission, MAX_CONNECTIONS};
 use imds_ipc::Subject;
 use imds_settings::Settings;
@@ -41,6 +41,8 @@ pub struct Connection<T> {
     pub id: u64,
     pub four_tuple: FourTuple,
     pub subject: Subject,
+    /// The kernel's number of the client's socket.
+    pub cookie: u64,
     pub tcp: Endpoint,
     pub place: T,
     /// The sequence number of its SYN tells a repeated SYN from that of a new socket.
@@ -122,7 +124,7 @@ impl<T: Default> Netstack<T> {
         bytes: &[u8],
         now: Instant,
         wire: &mut impl Wire,
-        attribute: &mut dyn FnMut(&FourTuple) -> Result<Subject, Unattributable>,
+        attribute: &mut dyn FnMut(&FourTuple) -> Result<Attributed, Unattributable>,
     ) -> Entry {
         let segment = match parse(bytes) {
             Ok(segment) => segment,
@@ -161,12 +163,12 @@ impl<T: Default> Netstack<T> {
         segment: &Segment<'_>,
         now: Instant,
         wire: &mut impl Wire,
-        attribute: &mut dyn FnMut(&FourTuple) -> Result<Subject, Unattributable>,
+        attribute: &mut dyn FnMut(&FourTuple) -> Result<Attributed, Unattributable>,
     ) -> Entry {
         match attribute(&segment.four_tuple) {
-            Ok(subject) => {
+            Ok(attributed) => {
                 self.remove(key);
-                self.open(segment, now, wire, &mut |_| Ok(subject.clone()))
+                self.open(segment, now, wire, &mut |_| Ok(attributed.clone()))
             }
             Err(why) => Entry::Refused(segment.four_tuple, Refused::Unattributable(why)),
         }
@@ -177,7 +179,7 @@ impl<T: Default> Netstack<T> {
         segment: &Segment<'_>,
         now: Instant,
         wire: &mut impl Wire,
-        attribute: &mut dyn FnMut(&FourTuple) -> Result<Subject, Unattributable>,
+        attribute: &mut dyn FnMut(&FourTuple) -> Result<Attributed, Unattributable>,
     ) -> Entry {
         match self.admit(segment, now, wire, attribute) {
             Ok(key) => self.ingress(key, segment, now, wire),
@@ -197,10 +199,11 @@ impl<T: Default> Netstack<T> {
         segment: &Segment<'_>,
         now: Instant,
         wire: &mut impl Wire,
-        attribute: &mut dyn FnMut(&FourTuple) -> Result<Subject, Unattributable>,
+        attribute: &mut dyn FnMut(&FourTuple) -> Result<Attributed, Unattributable>,
     ) -> Result<usize, Refused> {
         self.admission.any_room().map_err(Refused::Crowded)?;
-        let subject = attribute(&segment.four_tuple).map_err(Refused::Unattributable)?;
+        let Attributed { subject, cookie } =
+            attribute(&segment.four_tuple).map_err(Refused::Unattributable)?;
         self.admission.admit(subject.uid).map_err(Refused::Crowded)?;
         let uid = subject.uid;
         let time = self.time(now);
@@ -217,6 +220,7 @@ impl<T: Default> Netstack<T> {
             id: id(self.serial, key),
             four_tuple: segment.four_tuple,
             subject,
+            cookie,
             tcp,
             place: T::default(),
             initial_sequence: segment.sequence,

@@ -41,7 +41,7 @@ impl Bench {
         let (uid, asked) = (self.uid.clone(), &mut self.asked);
         self.stack.packet(bytes, self.now, &mut self.tray, &mut |_| {
             *asked += 1;
-            uid.clone().map(|uid| Subject { uid })
+            uid.clone().map(|uid| Attributed { subject: Subject::of_uid(uid), cookie: 1 })
         })
     }
 
@@ -137,7 +137,7 @@ fn a_client_connects_sends_is_answered_and_leaves_nothing_behind() {
         let key = bench.only();
         bench.packet(&client.segment("PA", open.sequence, open.expected, b"GET / HTTP/1.0\r\n\r\n"));
         let taken = bench.stack.with(key, |connection| {
-            assert_eq!(connection.subject, Subject { uid: 2001 });
+            assert_eq!(connection.subject, Subject::of_uid(2001));
             assert_eq!(connection.four_tuple.client, client.client);
             connection.tcp.take(|bytes| (bytes.len(), bytes.to_vec()))
         });
@@ -282,7 +282,7 @@ fn a_syn_with_a_new_number_replaces_a_connection_whose_socket_is_no_more() {
         assert_eq!(entry, Entry::Taken);
         assert_eq!((sent[0].flags.as_str(), sent[0].acknowledgement), ("SA", ISN + 5_001));
         assert_eq!(bench.stack.key_of(first), None);
-        assert_eq!(bench.stack.iter().next().unwrap().1.subject, Subject { uid: 2002 });
+        assert_eq!(bench.stack.iter().next().unwrap().1.subject, Subject::of_uid(2002));
         assert_eq!(bench.asked, 2);
     }
 }

@@ -1,7 +1,11 @@
 //! Everything that is the operating system's: the contract is written here once, each OS implements it in its own file.
 //! The only place with unsafe code. Decides nothing.
 //!
-//! - `SocketOwners::open(device)`, `uid_of_connecting(four_tuple)`: who owns the local socket that sends a SYN now
+//! - `SocketOwners::open(device)`, `connecting(four_tuple)`: the local socket that sends a SYN now; `is_still(four_tuple,
+//!   cookie)`: whether it is that one yet
+//! - `Programs::load(services)`, `watch_connects(cgroup)`, `watch_tun(index, hook)`, `want(..)`, `read(..)`: who made a
+//!   socket and who connects it
+//! - `process::exe(pid, most)`, `process::numbers_are_ours()`: a process's program, for the log
 //! - `upstream_socket(address, mark)`: a TCP socket, not blocking, whose packets do not enter our own tun
 //! - `Signals::take()`, `ends_us()`: the signals that end the program, as a descriptor
 //! - `may_capture()`: whether this process has the privilege that capture needs
@@ -9,8 +13,11 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
 #[cfg(target_os = "linux")]
+pub use linux::bpf::{Connecting, GroupList, ProgramError, Programs, Record, TunHook};
+#[cfg(target_os = "linux")]
 pub(crate) use linux::{
     diag::SocketOwners,
+    process,
     signals::Signals,
     socket::{may_capture, upstream_socket},
     tun::Tun,

@@ -2,7 +2,7 @@
 //! Must not touch anything outside: each test runs itself again in namespaces of its own, which end with it.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, channel};
+use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Subject, channel};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::net::SocketAddr;
@@ -23,6 +23,7 @@ pub(crate) fn privately(name: &str, body: impl FnOnce()) {
     }
     assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes namespaces");
     let me = std::env::current_exe().unwrap();
+    remove_cgroups(|number| !std::path::Path::new(&format!("/proc/{number}")).exists());
     let status = Command::new("unshare")
         .args([
             "--net",
@@ -36,7 +37,7 @@ pub(crate) fn privately(name: &str, body: impl FnOnce()) {
         ])
         .arg(me)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(PRIVATE, "1")
+        .env(PRIVATE, format!("{}-{name}", std::process::id()))
         .status()
         .expect("unshare(1) of util-linux");
     assert!(status.success(), "{name}: {status}");
@@ -45,6 +46,64 @@ pub(crate) fn privately(name: &str, body: impl FnOnce()) {
 pub(crate) fn sh(script: &str) {
     let status = Command::new("sh").args(["-ec", script]).status().unwrap();
     assert!(status.success(), "{script}");
+}
+
+/// A cgroup of this test's own, with this process in it; gone at the end. What watches it watches nobody else.
+pub(crate) struct Cgroup {
+    hierarchy: String,
+    pub(crate) path: String,
+}
+
+impl Cgroup {
+    pub(crate) fn enter() -> Self {
+        let hierarchy = hierarchy().expect("this test needs a cgroup v2 hierarchy");
+        // a slice, so that units below it are units
+        let path = format!("{hierarchy}/imds-test-{}.slice", std::env::var(PRIVATE).unwrap());
+        std::fs::create_dir(&path).unwrap();
+        let cgroup = Self { hierarchy, path };
+        cgroup.enter_below("");
+        cgroup
+    }
+
+    /// Makes a cgroup below this one and moves this process into it.
+    pub(crate) fn enter_below(&self, below: &str) {
+        let path = format!("{}/{below}", self.path);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(format!("{path}/cgroup.procs"), "0").unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::write(format!("{}/cgroup.procs", self.hierarchy), "0");
+        remove(&self.path);
+    }
+}
+
+fn hierarchy() -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
+    line.split(' ').nth(1).map(str::to_owned)
+}
+
+/// What killed tests left: those whose first process has a number that `is_gone`.
+fn remove_cgroups(is_gone: impl Fn(&str) -> bool) {
+    for entry in hierarchy().into_iter().flat_map(std::fs::read_dir).flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix("imds-test-").and_then(|rest| rest.split('-').next());
+        if number.is_some_and(&is_gone) {
+            remove(entry.path().to_str().unwrap());
+        }
+    }
+}
+
+fn remove(cgroup: &str) {
+    for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(entry.path().to_str().unwrap());
+        }
+    }
+    let _ = std::fs::remove_dir(cgroup);
 }
 
 pub(crate) struct World {
@@ -83,7 +142,11 @@ impl World {
 
     pub(crate) fn interceptor(settings: &str) -> Self {
         let config = "/run/imds-filterd.toml".to_owned();
-        let text = format!("runtime_dir = \"/run/imds-filterd\"\n{settings}\n");
+        let mut text = format!("runtime_dir = \"/run/imds-filterd\"\n{settings}\n");
+        if !settings.contains("[capture]") {
+            // nobody outside of this test is to be watched
+            text.push_str("[capture]\ncgroup = \"\"\n");
+        }
         let text =
             if settings.contains("[filter]") { text } else { format!("{text}[filter]\nuser = \"nobody\"\n") };
         std::fs::write(&config, text).unwrap();
@@ -139,6 +202,7 @@ pub(crate) fn as_user<R: Send + 'static>(
 pub(crate) struct Given {
     pub(crate) id: u64,
     pub(crate) uid: u32,
+    pub(crate) subject: Subject,
     pub(crate) client: SocketAddr,
     pub(crate) service: SocketAddr,
     pub(crate) upstream: u16,
@@ -153,6 +217,7 @@ impl Filterd {
     pub(crate) fn attach() -> Self {
         let filterd = Self::connect(NOBODY);
         assert_eq!(filterd.receive().0, FromInterceptor::Hello(Hello::OURS));
+        assert!(matches!(filterd.receive().0, FromInterceptor::Identity(_)));
         filterd.say(&FromFilterd::Hello(Hello::OURS));
         filterd
     }
@@ -208,7 +273,7 @@ impl Filterd {
                 let stream = UnixStream::from(fd);
                 stream.set_nonblocking(false).unwrap();
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                Given { id, uid: subject.uid, client, service, upstream, stream }
+                Given { id, uid: subject.uid, subject, client, service, upstream, stream }
             }
             other => panic!("no connection: {other:?}"),
         }

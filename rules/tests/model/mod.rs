@@ -2,7 +2,8 @@
 //! Shares no code with the matcher.
 
 use imds_rules::{
-    GroupName, Head, Members, Names, Profile, Request, Rules, Subject, Verdict, Version, decide, parse,
+    GroupName, Groups, Head, Members, Names, Profile, Request, Rules, Subject, Unit, Verdict, Version,
+    decide, parse,
 };
 use proptest::prelude::*;
 
@@ -12,6 +13,7 @@ pub(crate) struct Line {
     pub(crate) verb: &'static str,
     pub(crate) user: Option<u32>,
     pub(crate) group: Option<u32>,
+    pub(crate) unit: Option<u32>,
     pub(crate) pattern: Vec<&'static str>,
 }
 
@@ -20,6 +22,10 @@ pub(crate) struct Ask {
     pub(crate) put: bool,
     pub(crate) uid: u32,
     pub(crate) groups: Option<Vec<u32>>,
+    /// Whether `groups` are all.
+    pub(crate) all_groups: bool,
+    /// 9: none; `None`: not known.
+    pub(crate) unit: Option<u32>,
     pub(crate) path: Vec<&'static str>,
 }
 
@@ -33,6 +39,7 @@ pub(crate) fn line() -> impl Strategy<Value = Line> {
         prop::sample::select(vec!["Allow", "Deny"]),
         prop::option::weighted(0.4, 0..4u32),
         prop::option::weighted(0.4, 0..4u32),
+        prop::option::weighted(0.3, 0..3u32),
         prop_oneof![
             3 => prop::collection::vec(segment, 0..5),
             1 => prop::sample::select(vec![
@@ -41,7 +48,7 @@ pub(crate) fn line() -> impl Strategy<Value = Line> {
             ]),
         ],
     )
-        .prop_map(|(verb, user, group, pattern)| Line { verb, user, group, pattern })
+        .prop_map(|(verb, user, group, unit, pattern)| Line { verb, user, group, unit, pattern })
 }
 
 pub(crate) fn ask() -> impl Strategy<Value = Ask> {
@@ -50,11 +57,13 @@ pub(crate) fn ask() -> impl Strategy<Value = Ask> {
         prop::bool::weighted(0.3),
         0..5u32,
         prop::option::of(prop::collection::vec(0..5u32, 0..4)),
+        any::<bool>(),
+        prop::option::of(prop_oneof![0..4u32, Just(9)]),
         prop::collection::vec(segment, 0..6),
     )
-        .prop_map(|(put, uid, groups, path)| {
+        .prop_map(|(put, uid, groups, all_groups, unit, path)| {
             let path = if put { vec!["latest", "api", "token"] } else { path };
-            Ask { put, uid, groups, path }
+            Ask { put, uid, groups, all_groups, unit, path }
         })
 }
 
@@ -64,6 +73,7 @@ pub(crate) fn text(lines: &[Line]) -> String {
         text.push_str(line.verb);
         line.user.iter().for_each(|user| text.push_str(&format!(" user u{user}")));
         line.group.iter().for_each(|group| text.push_str(&format!(" group g{group}")));
+        line.unit.iter().for_each(|unit| text.push_str(&format!(" unit s{unit}.service")));
         text.push_str(&format!(" \"/{}\"\n", line.pattern.join("/")));
     }
     text
@@ -86,7 +96,17 @@ pub(crate) fn fast(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
     )
     .unwrap();
     let rules = Rules::new(&parsed, &names);
-    let subject = Subject { uid: ask.uid, groups: ask.groups.clone() };
+    let groups = match (ask.groups.clone(), ask.all_groups) {
+        (None, _) => Groups::Database,
+        (Some(gids), true) => Groups::All(gids),
+        (Some(gids), false) => Groups::AtLeast(gids),
+    };
+    let unit = match ask.unit {
+        None => Unit::Unknown,
+        Some(9) => Unit::None,
+        Some(unit) => Unit::Named(format!("s{unit}.service")),
+    };
+    let subject = Subject { uid: ask.uid, groups, unit };
     match decide(&rules, &subject, request(ask)) {
         Verdict::Allow(permit) => (true, permit.rule().map(|rule| rule.line)),
         Verdict::Deny(denial) => (false, denial.rule().map(|rule| rule.line)),
@@ -107,32 +127,58 @@ pub(crate) fn linear(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
         let begins = |version| line.pattern.starts_with(&[version, "api"]);
         begins("latest") || begins("*")
     };
-    let (mut last, mut allowing) = (None, None);
+    let (mut last, mut allowing, mut doubt) = (None, None, None);
     for (number, line) in (1..).zip(lines) {
-        if !holds(line, ask) {
-            continue;
-        }
-        if line.verb == "Allow" {
-            allowing = Some(number);
-        }
-        if covers(&line.pattern, &ask.path) && (!ask.put || about_api(line)) {
-            last = Some((line.verb == "Allow", number));
+        let counts = covers(&line.pattern, &ask.path) && (!ask.put || about_api(line));
+        match holds(line, ask) {
+            Some(false) => {}
+            Some(true) => {
+                if line.verb == "Allow" {
+                    allowing = Some(number);
+                }
+                if counts {
+                    last = Some((line.verb == "Allow", number));
+                    doubt = None;
+                }
+            }
+            None if line.verb == "Deny" && counts => doubt = Some(number),
+            None => {}
         }
     }
-    match (last, ask.put) {
+    let decided = match (last, ask.put) {
         (Some((allow, number)), _) => (allow, Some(number)),
         (None, true) => (allowing.is_some(), allowing),
         (None, false) => (false, None),
+    };
+    match (decided, doubt) {
+        ((true, _), Some(number)) => (false, Some(number)),
+        _ => decided,
     }
 }
 
-fn holds(line: &Line, ask: &Ask) -> bool {
-    let in_group = |gid: u32| match &ask.groups {
-        Some(groups) => groups.contains(&gid),
-        None => MEMBERS.iter().zip(0..).any(|(uids, number)| number == gid && uids.contains(&ask.uid)),
+/// `None`: it cannot be told.
+fn holds(line: &Line, ask: &Ask) -> Option<bool> {
+    let user = line.user.is_none_or(|uid| uid != NOBODY && uid == ask.uid);
+    let group = match (line.group, &ask.groups) {
+        (None, _) => Some(true),
+        (Some(NOBODY), _) => Some(false),
+        (Some(gid), None) => {
+            Some(MEMBERS.iter().zip(0..).any(|(uids, number)| number == gid && uids.contains(&ask.uid)))
+        }
+        (Some(gid), Some(groups)) if groups.contains(&gid) => Some(true),
+        (Some(_), Some(_)) if ask.all_groups => Some(false),
+        (Some(_), Some(_)) => None,
     };
-    line.user.is_none_or(|uid| uid != NOBODY && uid == ask.uid)
-        && line.group.is_none_or(|gid| gid != NOBODY && in_group(gid))
+    let unit = match (line.unit, ask.unit) {
+        (None, _) => Some(true),
+        (Some(_), None) => None,
+        (Some(unit), Some(is)) => Some(unit == is),
+    };
+    match (user, group, unit) {
+        (false, ..) | (_, Some(false), _) | (.., Some(false)) => Some(false),
+        (true, Some(true), Some(true)) => Some(true),
+        (true, ..) => None,
+    }
 }
 
 fn covers(pattern: &[&str], path: &[&str]) -> bool {

@@ -23,6 +23,23 @@ const SYN_SENT: u8 = 2;
 /// Answers to earlier questions that may lie before ours: none, unless one was given up.
 const MAX_STALE: usize = 16;
 
+/// A socket of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Socket {
+    pub(crate) uid: u32,
+    /// The kernel's number for it; never used twice.
+    pub(crate) cookie: u64,
+}
+
+/// What the kernel says of the socket asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Found {
+    state: u8,
+    uid: u32,
+    inode: u32,
+    cookie: u64,
+}
+
 /// Asks the kernel who owns local sockets.
 pub struct SocketOwners {
     netlink: OwnedFd,
@@ -44,9 +61,33 @@ impl SocketOwners {
         Ok(Self { netlink, device, sequence: 0 })
     }
 
-    /// The uid of the socket with this four-tuple that has sent a SYN and nothing more. Takes 1 to 11 microseconds,
-    /// however many sockets there are (design section 6).
-    pub(crate) fn uid_of_connecting(&mut self, four_tuple: &FourTuple) -> Result<u32, Unattributable> {
+    /// The index of the device given.
+    pub(crate) fn device(&self) -> u32 {
+        self.device
+    }
+
+    /// The socket with this four-tuple that has sent a SYN and nothing more. Takes 1 to 11 microseconds, however many
+    /// sockets there are (design section 6).
+    pub(crate) fn connecting(&mut self, four_tuple: &FourTuple) -> Result<Socket, Unattributable> {
+        let found = self.find(four_tuple)?;
+        // an ESTABLISHED one is root's idle connection whose port a container behind a masquerading bridge was given
+        if found.state != SYN_SENT {
+            return Err(Unattributable::NotConnecting);
+        }
+        // kernels before 6.17 show uid 0 for a socket without a file
+        if found.inode == 0 {
+            return Err(Unattributable::Closed);
+        }
+        Ok(Socket { uid: found.uid, cookie: found.cookie })
+    }
+
+    /// Whether the socket with this four-tuple is still that one, whatever has become of it meanwhile.
+    pub(crate) fn is_still(&mut self, four_tuple: &FourTuple, cookie: u64) -> Result<(), Unattributable> {
+        let found = self.find(four_tuple)?;
+        if found.cookie == cookie { Ok(()) } else { Err(Unattributable::OtherSocket) }
+    }
+
+    fn find(&mut self, four_tuple: &FourTuple) -> Result<Found, Unattributable> {
         self.sequence = self.sequence.wrapping_add(1);
         let question = question(four_tuple, self.device, self.sequence).ok_or(Unattributable::NoSocket)?;
         let mut buffer = [0; 4096];
@@ -107,8 +148,8 @@ fn padded(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The answer's uid, if it is about exactly that socket and the socket is connecting.
-fn judge(answer: &[u8], four_tuple: &FourTuple, device: u32) -> Result<u32, Unattributable> {
+/// What the answer says, if it is about exactly that socket.
+fn judge(answer: &[u8], four_tuple: &FourTuple, device: u32) -> Result<Found, Unattributable> {
     let mut reader = Reader(answer);
     let length = reader.u32()?;
     if usize::try_from(length).map_or(true, |length| length > answer.len()) {
@@ -132,7 +173,8 @@ fn judge(answer: &[u8], four_tuple: &FourTuple, device: u32) -> Result<u32, Unat
         (u16::from_be_bytes(reader.take()?), u16::from_be_bytes(reader.take()?));
     let (client, service) = (reader.take::<16>()?, reader.take::<16>()?);
     let bound_to = reader.u32()?;
-    reader.take::<8>()?; // cookie
+    // two halves, the lower one first (sock_diag_save_cookie)
+    let cookie = u64::from(reader.u32()?) | u64::from(reader.u32()?) << 32;
     reader.take::<12>()?; // expires, rqueue, wqueue
     let uid = reader.u32()?;
     let inode = reader.u32()?;
@@ -145,15 +187,7 @@ fn judge(answer: &[u8], four_tuple: &FourTuple, device: u32) -> Result<u32, Unat
     if named != *four_tuple || (bound_to != 0 && bound_to != device) {
         return Err(Unattributable::OtherSocket);
     }
-    // an ESTABLISHED one is root's idle connection whose port a container behind a masquerading bridge was given
-    if state != SYN_SENT {
-        return Err(Unattributable::NotConnecting);
-    }
-    // kernels before 6.17 show uid 0 for a socket without a file
-    if inode == 0 {
-        return Err(Unattributable::Closed);
-    }
-    Ok(uid)
+    Ok(Found { state, uid, inode, cookie })
 }
 
 /// A socket of the other family has a v4-mapped address: an IPv6 or MPTCP socket that connects to an IPv4 address.
@@ -219,7 +253,9 @@ mod tests {
             bytes.extend(padded(self.four_tuple.client.ip()));
             bytes.extend(padded(self.four_tuple.service.ip()));
             bytes.extend(self.bound_to.to_ne_bytes());
-            bytes.extend([0; 20]);
+            bytes.extend(7_u32.to_ne_bytes());
+            bytes.extend(9_u32.to_ne_bytes());
+            bytes.extend([0; 12]);
             bytes.extend(self.uid.to_ne_bytes());
             bytes.extend(self.inode.to_ne_bytes());
             bytes
@@ -230,19 +266,21 @@ mod tests {
         tuple("169.254.169.1:40000", "169.254.169.254:80")
     }
 
+    const FOUND: Found = Found { state: SYN_SENT, uid: 2001, inode: 5, cookie: 9 << 32 | 7 };
+
     #[test]
     fn the_socket_asked_for_is_believed_also_bound_to_the_tun_or_of_the_other_family() {
-        assert_eq!(judge(&Answer::about(asked()).bytes(), &asked(), DEVICE), Ok(2001));
+        assert_eq!(judge(&Answer::about(asked()).bytes(), &asked(), DEVICE), Ok(FOUND));
         let bound = Answer { bound_to: DEVICE, ..Answer::about(asked()) };
-        assert_eq!(judge(&bound.bytes(), &asked(), DEVICE), Ok(2001));
+        assert_eq!(judge(&bound.bytes(), &asked(), DEVICE), Ok(FOUND));
         let mapped = tuple("[::ffff:169.254.169.1]:40000", "[::ffff:169.254.169.254]:80");
-        assert_eq!(judge(&Answer::about(mapped).bytes(), &asked(), DEVICE), Ok(2001));
+        assert_eq!(judge(&Answer::about(mapped).bytes(), &asked(), DEVICE), Ok(FOUND));
         let v6 = tuple("[fdc9::1]:40000", "[fd00:ec2::254]:80");
-        assert_eq!(judge(&Answer::about(v6).bytes(), &v6, DEVICE), Ok(2001));
+        assert_eq!(judge(&Answer::about(v6).bytes(), &v6, DEVICE), Ok(FOUND));
     }
 
     #[test]
-    fn another_socket_another_state_or_a_closed_one_is_not() {
+    fn another_socket_is_not_and_state_and_inode_are_told_as_they_are() {
         let cases = [
             (Answer::about(tuple("0.0.0.0:40000", "0.0.0.0:0")), Unattributable::OtherSocket),
             (Answer::about(tuple("169.254.169.1:40001", "169.254.169.254:80")), Unattributable::OtherSocket),
@@ -250,15 +288,15 @@ mod tests {
             (Answer::about(tuple("169.254.169.1:40000", "169.254.169.253:80")), Unattributable::OtherSocket),
             (Answer::about(tuple("169.254.169.1:40000", "169.254.169.254:81")), Unattributable::OtherSocket),
             (Answer { bound_to: 3, ..Answer::about(asked()) }, Unattributable::OtherSocket),
-            (Answer { inode: 0, uid: 0, ..Answer::about(asked()) }, Unattributable::Closed),
             (Answer { family: 1, ..Answer::about(asked()) }, Unattributable::Answer),
         ];
         for (answer, why) in cases {
             assert_eq!(judge(&answer.bytes(), &asked(), DEVICE), Err(why));
         }
-        for state in (1..=12).filter(|state| *state != SYN_SENT) {
-            let answer = Answer { state, ..Answer::about(asked()) };
-            assert_eq!(judge(&answer.bytes(), &asked(), DEVICE), Err(Unattributable::NotConnecting));
+        for state in 1..=12 {
+            let answer = Answer { state, inode: 0, uid: 0, ..Answer::about(asked()) };
+            let found = Found { state, inode: 0, uid: 0, ..FOUND };
+            assert_eq!(judge(&answer.bytes(), &asked(), DEVICE), Ok(found));
         }
     }
 
@@ -284,15 +322,15 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let client = format!("127.0.0.1:{port}");
-        assert_eq!(
-            owners.uid_of_connecting(&tuple(&client, "192.0.2.1:80")),
-            Err(Unattributable::OtherSocket)
-        );
+        assert_eq!(owners.connecting(&tuple(&client, "192.0.2.1:80")), Err(Unattributable::OtherSocket));
         let stream = std::net::TcpStream::connect(&client).unwrap();
         let established =
             FourTuple { client: stream.local_addr().unwrap(), service: stream.peer_addr().unwrap() };
-        assert_eq!(owners.uid_of_connecting(&established), Err(Unattributable::NotConnecting));
+        assert_eq!(owners.connecting(&established), Err(Unattributable::NotConnecting));
+        let cookie = rustix::net::sockopt::socket_cookie(&stream).unwrap();
+        assert_eq!(owners.is_still(&established, cookie), Ok(()));
+        assert_eq!(owners.is_still(&established, cookie + 1), Err(Unattributable::OtherSocket));
         drop(listener);
-        assert_eq!(owners.uid_of_connecting(&tuple(&client, "192.0.2.1:80")), Err(Unattributable::NoSocket));
+        assert_eq!(owners.connecting(&tuple(&client, "192.0.2.1:80")), Err(Unattributable::NoSocket));
     }
 }

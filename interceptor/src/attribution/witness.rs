@@ -1,0 +1,117 @@
+//! What the kernel's programs told of sockets, kept by the sockets' cookies until their SYNs are looked at.
+//! Must not forget one whose SYN may still come, nor grow with SYNs that were lost on the way.
+
+use crate::sys::{Connecting, Programs, Record, process};
+use imds_ipc::{Identity, MAX_EXE, Needs, Process};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+/// A few times what the ring holds: however fast somebody makes SYNs that find the tun's queue full, a record stays
+/// longer than its SYN waits in that queue.
+const MAX_KEPT: usize = 16_384;
+
+/// The records, in the order they came.
+#[derive(Default)]
+struct Kept {
+    by_cookie: FxHashMap<u64, (u64, Record)>,
+    /// Number and cookie; of records that may have been taken or replaced.
+    order: VecDeque<(u64, u64)>,
+    came: u64,
+}
+
+impl Kept {
+    /// A SYN that is sent again says the same again.
+    fn add(&mut self, record: Record) {
+        self.came += 1;
+        let cookie = record.cookie;
+        self.by_cookie.insert(cookie, (self.came, record));
+        self.order.push_back((self.came, cookie));
+        while self.order.len() > MAX_KEPT {
+            let Some((number, cookie)) = self.order.pop_front() else { break };
+            if self.by_cookie.get(&cookie).is_some_and(|(newest, _)| *newest == number) {
+                self.by_cookie.remove(&cookie);
+            }
+        }
+    }
+
+    fn take(&mut self, cookie: u64) -> Option<Record> {
+        self.by_cookie.remove(&cookie).map(|(_, record)| record)
+    }
+}
+
+/// The programs, and what they said.
+pub struct Witness {
+    programs: Programs,
+    identity: Identity,
+    kept: Kept,
+    /// Whether processes have the same numbers here as in records.
+    sees_processes: bool,
+}
+
+impl Witness {
+    pub(super) fn new(programs: Programs, identity: Identity) -> Self {
+        let witness =
+            Self { programs, identity, kept: Kept::default(), sees_processes: process::numbers_are_ours() };
+        // until somebody says what the rules need, they may need all
+        witness.need(Needs { groups: true, unit: true });
+        witness
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(super) fn need(&self, needs: Needs) {
+        let groups = needs.groups && self.identity.groups.is_ok();
+        self.programs.want(groups, needs.unit && self.identity.unit.is_ok());
+    }
+
+    /// For the log.
+    pub(super) fn process(&self, connecting: Connecting) -> Process {
+        let exe = self.sees_processes.then(|| process::exe(connecting.pid, MAX_EXE)).flatten();
+        Process { pid: connecting.pid, exe }
+    }
+
+    /// The record of the last SYN of the socket with that cookie. It was there before the SYN was.
+    pub(super) fn told_of(&mut self, cookie: u64) -> Option<Record> {
+        let kept = &mut self.kept;
+        self.programs.read(|record| kept.add(record));
+        kept.take(cookie)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(cookie: u64, uid: u32) -> Record {
+        Record { cookie, uid, connecting: None, namespace_owner: None, groups: None, cgroups: None }
+    }
+
+    #[test]
+    fn the_newest_record_of_a_cookie_counts_and_is_given_once() {
+        let mut kept = Kept::default();
+        kept.add(record(1, 5));
+        kept.add(record(2, 6));
+        kept.add(record(1, 7));
+        assert_eq!(kept.take(1), Some(record(1, 7)));
+        assert_eq!(kept.take(1), None);
+        assert_eq!(kept.take(2), Some(record(2, 6)));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_and_a_repeated_one_is_not_old() {
+        let mut kept = Kept::default();
+        kept.add(record(1, 5));
+        kept.add(record(2, 5));
+        for cookie in 10..10 + u64::try_from(MAX_KEPT).unwrap() - 3 {
+            kept.add(record(cookie, 5));
+        }
+        kept.add(record(1, 5)); // the SYN is sent again
+        kept.add(record(3, 5));
+        kept.add(record(4, 5));
+        assert_eq!(kept.take(2), None);
+        assert_eq!(kept.take(1), Some(record(1, 5)));
+        assert!(kept.by_cookie.len() <= MAX_KEPT && kept.order.len() <= MAX_KEPT);
+    }
+}

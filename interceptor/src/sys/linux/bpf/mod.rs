@@ -1,0 +1,242 @@
+//! The programs that say who made a socket and who connects it: loaded and attached at start, read without a call later.
+//! Must not decide: what a record means for a connection stands with attribution.
+
+mod assembler;
+mod cgroup;
+mod classifier;
+mod memory;
+mod record;
+mod syscall;
+mod types;
+mod walk;
+mod who_connects;
+mod who_made;
+
+pub use record::{Connecting, GroupList, Record};
+
+use memory::{Ring, Word};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use syscall::{Hook, MapKind, MapPlan, ProgramKind};
+use types::{Types, TypesError};
+use who_connects::Family;
+
+/// Room for records not yet read, bytes, a power of two: three thousand SYNs, six times a tun's queue.
+const RING: u32 = 256 << 10;
+const NO_PREALLOCATION: u32 = 1;
+const MAY_BE_MAPPED: u32 = 1 << 10;
+
+/// Why the kernel does not tell.
+#[derive(Debug)]
+pub enum ProgramError {
+    /// It does not describe its types: built without CONFIG_DEBUG_INFO_BTF.
+    NoTypes(io::Error),
+    /// Its types are not those that these programs read.
+    OtherTypes(String),
+    /// The privileges for bpf(2) are missing, or the kernel is locked down.
+    NotPermitted,
+    /// It refused a map, a program or an attachment.
+    Refused(&'static str, io::Error),
+    /// There is no cgroup v2 hierarchy.
+    NoCgroups(String),
+}
+
+impl fmt::Display for ProgramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTypes(error) => write!(f, "the kernel does not describe its types (BTF): {error}"),
+            Self::OtherTypes(what) => write!(f, "the kernel's types are not as expected: {what}"),
+            Self::NotPermitted => f.write_str("BPF programs are not permitted here"),
+            Self::Refused(what, error) => write!(f, "{what}: {error}"),
+            Self::NoCgroups(why) => write!(f, "no cgroup v2 hierarchy: {why}"),
+        }
+    }
+}
+
+impl From<TypesError> for ProgramError {
+    fn from(error: TypesError) -> Self {
+        match error {
+            TypesError::Unreadable(error) => Self::NoTypes(error),
+            TypesError::Malformed => Self::OtherTypes("the description cannot be read".into()),
+            TypesError::Missing(of, name) => Self::OtherTypes(format!("no member {name} in {of}")),
+        }
+    }
+}
+
+impl From<assembler::Unreachable> for ProgramError {
+    fn from(_: assembler::Unreachable) -> Self {
+        Self::OtherTypes("a program became too long".into())
+    }
+}
+
+fn refused(what: &'static str) -> impl FnOnce(io::Error) -> ProgramError {
+    move |error| match error.raw_os_error() {
+        Some(libc::EPERM) => ProgramError::NotPermitted,
+        _ => ProgramError::Refused(what, error),
+    }
+}
+
+/// What the programs share.
+struct Maps {
+    /// One record for each processor.
+    scratch: OwnedFd,
+    wanted: OwnedFd,
+    ring: OwnedFd,
+    /// With each socket, who connects it.
+    connecting: OwnedFd,
+}
+
+impl Maps {
+    fn make() -> Result<Self, ProgramError> {
+        let map = |kind, name, value, entries, flags| {
+            let key = if entries == RING { 0 } else { 4 };
+            make_map(&MapPlan { kind, name, key, value, entries, flags, types: None })
+        };
+        let types = syscall::load_types(who_connects::WORDS).map_err(refused("describing a map's types"))?;
+        Ok(Self {
+            scratch: map(MapKind::PerCpuArray, "imds_scratch", record::LARGEST, 1, 0)?,
+            wanted: map(MapKind::Array, "imds_wanted", 4, 1, MAY_BE_MAPPED)?,
+            ring: map(MapKind::Ring, "imds_ring", 0, RING, 0)?,
+            connecting: make_map(&MapPlan {
+                kind: MapKind::SocketStorage,
+                name: "imds_connecting",
+                key: 4,
+                value: 4 * who_connects::WORDS,
+                entries: 0,
+                flags: NO_PREALLOCATION,
+                types: Some(types.as_fd()),
+            })?,
+        })
+    }
+    fn scratch(&self) -> BorrowedFd<'_> {
+        self.scratch.as_fd()
+    }
+    fn wanted(&self) -> BorrowedFd<'_> {
+        self.wanted.as_fd()
+    }
+    fn ring(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+    fn connecting(&self) -> BorrowedFd<'_> {
+        self.connecting.as_fd()
+    }
+}
+
+fn make_map(plan: &MapPlan<'_>) -> Result<OwnedFd, ProgramError> {
+    syscall::make_map(plan).map_err(refused("making a BPF map"))
+}
+
+/// How the program gets onto the tun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunHook {
+    /// By a link that goes when we do (6.6), or else as a classifier of the tun's queue.
+    Best,
+    /// What the best falls back to: for tests on a newer kernel.
+    Classifier,
+}
+
+/// Loaded programs. Attached until this is dropped or the process ends.
+pub struct Programs {
+    who_made: OwnedFd,
+    who_connects: [(OwnedFd, Hook); 2],
+    wanted: Word,
+    ring: Ring,
+    links: Vec<OwnedFd>,
+}
+
+impl Programs {
+    /// # Errors
+    /// When this kernel cannot run them, with the reason.
+    pub fn load(services: &[SocketAddr]) -> Result<Self, ProgramError> {
+        let types = Types::of_running_kernel()?;
+        let who_made = who_made::Offsets::of(&types)?;
+        let who_connects = who_connects::Offsets::of(&types)?;
+        drop(types);
+        raise_memory_limit();
+        let maps = Maps::make()?;
+        let code = who_made::program(&who_made, &maps)?;
+        let (kind, hook) = (ProgramKind::PacketClassifier, Hook::LinkEgress);
+        let who_made = syscall::load_program(kind, "imds_who_made", &code, hook)
+            .map_err(refused("loading the program on the tun"))?;
+        let connects = |family, name, hook| {
+            let code = who_connects::program(family, services, &who_connects, &maps)?;
+            let program = syscall::load_program(ProgramKind::SocketAddress, name, &code, hook)
+                .map_err(refused("loading the program on connects"))?;
+            Ok::<_, ProgramError>((program, hook))
+        };
+        let who_connects = [
+            connects(Family::V4, "imds_connect4", Hook::Connect4)?,
+            connects(Family::V6, "imds_connect6", Hook::Connect6)?,
+        ];
+        let size = usize::try_from(RING).map_err(|_| ProgramError::OtherTypes("a large ring".into()))?;
+        let ring = Ring::map(maps.ring(), size).map_err(refused("mapping the ring"))?;
+        let wanted = Word::map(maps.wanted()).map_err(refused("mapping a BPF map"))?;
+        // the programs keep the maps, and the mappings keep what we read
+        Ok(Self { who_made, who_connects, wanted, ring, links: Vec::new() })
+    }
+
+    /// From here on each socket that connects to the service says who connects it, and those that root bound to a
+    /// device are taken off it.
+    ///
+    /// # Errors
+    /// When `cgroup` (or the one of the whole host) is none, or takes no program.
+    pub fn watch_connects(&mut self, cgroup: Option<&Path>) -> Result<(), ProgramError> {
+        let cgroup = cgroup::open(cgroup)?;
+        let mut links = Vec::new();
+        for (program, hook) in &self.who_connects {
+            let link = syscall::attach_to_cgroup(program.as_fd(), cgroup.as_fd(), *hook)
+                .map_err(refused("attaching to the cgroup"))?;
+            links.push(link);
+        }
+        self.links.append(&mut links);
+        Ok(())
+    }
+
+    /// # Errors
+    /// When there is no cgroup v2 hierarchy, so that its cgroup says nothing of a process.
+    pub fn has_cgroups() -> Result<(), ProgramError> {
+        cgroup::open(None).map(drop)
+    }
+
+    /// From here on each SYN into the tun has its record.
+    ///
+    /// # Errors
+    /// When the kernel has neither of the two ways.
+    pub fn watch_tun(&mut self, index: u32, hook: TunHook) -> Result<(), ProgramError> {
+        let program = self.who_made.as_fd();
+        let link = match hook {
+            TunHook::Best => syscall::attach_to_link(program, index, Hook::LinkEgress),
+            TunHook::Classifier => Err(io::ErrorKind::Unsupported.into()),
+        };
+        match link {
+            Ok(link) => self.links.push(link),
+            // goes with the tun
+            Err(_) => classifier::attach(program, index).map_err(refused("attaching to the tun"))?,
+        }
+        Ok(())
+    }
+
+    /// What the next records are to say besides uids.
+    pub fn want(&self, groups: bool, unit: bool) {
+        let bit = |wanted, bit: i32| if wanted { bit.cast_unsigned() } else { 0 };
+        self.wanted.set(bit(groups, record::WANTS_GROUPS) | bit(unit, record::WANTS_UNIT));
+    }
+
+    /// Takes every record that is there.
+    pub fn read(&self, take: impl FnMut(Record)) {
+        self.ring.read(take);
+    }
+}
+
+/// Kernels before 5.11 count maps as locked memory. That it cannot be raised shows when a map is made.
+fn raise_memory_limit() {
+    let limit = getrlimit(Resource::Memlock);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_err() {
+        let _ = setrlimit(Resource::Memlock, wanted);
+    }
+}

@@ -1,0 +1,104 @@
+//! Whom the interceptor says its clients are, with the kernel's programs in place: through the whole program.
+
+mod world;
+
+use imds_ipc::{FromFilterd, Groups, Needs, Process, Unit};
+use world::*;
+
+/// Becomes uid 2001 with groups of its own, and asks.
+const CLIENT: &str = r#"
+import ctypes, os, socket, struct, sys
+def ask(sock=None):
+    s = sock or socket.socket()
+    s.settimeout(5)
+    try:
+        s.connect(("169.254.169.254", 80)); print(s.recv(100).decode(), flush=True)
+    except OSError as error: print(error.strerror, flush=True)
+def become(uid, gid, groups=()):
+    os.setgroups(groups); os.setresgid(gid, gid, gid); os.setresuid(uid, uid, uid)
+"#;
+
+fn client(script: &'static str) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || output("/usr/bin/python3", &["-c", &format!("{CLIENT}{script}")]))
+}
+
+fn watched(name: &str, body: impl FnOnce(&Cgroup)) {
+    privately(name, || {
+        let cgroup = Cgroup::enter();
+        let _world = World::with(&format!("[capture]\ncgroup = \"{}\"\n", cgroup.path));
+        body(&cgroup);
+    });
+}
+
+#[test]
+fn a_client_comes_with_its_groups_unit_and_process_and_with_no_more_than_is_needed() {
+    watched("a_client_comes_with_its_groups_unit_and_process_and_with_no_more_than_is_needed", |cgroup| {
+        let filterd = Filterd::attach();
+        cgroup.enter_below("system.slice/a.service");
+        let given = |needs: Option<Needs>| {
+            if let Some(needs) = needs {
+                filterd.say(&FromFilterd::Needs(needs));
+            }
+            let client = client("become(2001, 3001, [5, 4242]); ask()");
+            let given = filterd.given();
+            filterd.close(given.id, given.stream);
+            client.join().unwrap();
+            given.subject
+        };
+        // nobody has said yet what is needed
+        let subject = given(None);
+        assert_eq!(subject.uid, 2001);
+        assert_eq!(subject.groups, Groups::All(vec![3001, 5, 4242]));
+        assert_eq!(subject.unit, Unit::Named("a.service".into()));
+        assert!(matches!(subject.process, Some(Process { pid: 2.., .. })), "{subject:?}");
+        let nothing = Needs { groups: false, unit: false };
+        let subject = given(Some(nothing));
+        assert_eq!((subject.groups, subject.unit), (Groups::Unknown, Unit::Unknown));
+        let subject = given(Some(Needs { groups: true, unit: false }));
+        assert_eq!((subject.groups, subject.unit), (Groups::All(vec![3001, 5, 4242]), Unit::Unknown));
+    });
+}
+
+#[test]
+fn a_socket_that_one_user_made_and_another_connects_is_refused() {
+    watched("a_socket_that_one_user_made_and_another_connects_is_refused", |_| {
+        let filterd = Filterd::attach();
+        let text = client(
+            "s = socket.socket()
+if os.fork() == 0: become(2001, 3001); ask(s); os._exit(0)
+os.wait()
+l = socket.create_server(('', 0))
+if os.fork() == 0:
+    become(2001, 3001)
+    ctypes.CDLL(None).connect(l.fileno(), struct.pack('HHIQ', 0, 0, 0, 0), 16)
+    ask(l); os._exit(0)
+os.wait()
+os.seteuid(2001); ask()",
+        );
+        // the first that comes is the last that was asked for
+        let given = filterd.given();
+        assert_eq!(given.uid, 2001);
+        drop((given.stream, filterd));
+        let text = text.join().unwrap();
+        assert_eq!(text.lines().filter(|line| *line == "Connection refused").count(), 2, "{text}");
+    });
+}
+
+#[test]
+fn a_socket_that_root_bound_to_a_device_is_captured_and_another_users_is_not() {
+    watched("a_socket_that_root_bound_to_a_device_is_captured_and_another_users_is_not", |_| {
+        let filterd = Filterd::attach();
+        let text = client(
+            "def bound():
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, 25, b'eth0'); return s
+if os.fork() == 0: become(2001, 3001); ask(bound()); os._exit(0)
+os.wait()
+ask(bound())",
+        );
+        let given = filterd.given();
+        assert_eq!(given.uid, 0);
+        drop((given.stream, filterd));
+        let text = text.join().unwrap();
+        assert!(text.starts_with("Operation not permitted\n"), "{text}");
+    });
+}
