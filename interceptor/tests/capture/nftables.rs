@@ -2,8 +2,8 @@
 
 use crate::host::{container, reaches};
 use crate::world::{
-    Attempt, FOREVER, Running, Service, assert_closed, assert_same, inside, installed, segments_in_the_cloud,
-    settings, sh, snapshot,
+    Attempt, FOREVER, Running, Service, assert_closed, assert_same, inside, segments_in_the_cloud, settings,
+    sh, snapshot,
 };
 use crate::{MARKED4, MARKED6, PUT_BACK, V4, V6, put_back_after, until};
 use imds_interceptor::capture::{Event, release};
@@ -114,7 +114,9 @@ fn what_others_do_to_the_table_is_undone_within_50_ms() {
         return;
     }
     let running = Running::start_with(&nftables());
-    let whole = installed();
+    let look = || sh("nft list ruleset; ip rule");
+    let whole = look();
+    assert!(whole.contains("table inet imds_filterd"));
     let cases = [
         "nft flush ruleset",
         "nft delete table inet imds_filterd",
@@ -131,7 +133,7 @@ fn what_others_do_to_the_table_is_undone_within_50_ms() {
         "ip rule del pref 12; nft flush ruleset",
     ];
     for case in cases {
-        let mut times: Vec<_> = (0..5).map(|_| put_back_after(case, &whole)).collect();
+        let mut times: Vec<_> = (0..5).map(|_| put_back_after(case, &whole, look)).collect();
         times.sort();
         println!("{case}: {times:?}");
         // the middle one: a busy test machine delays any process now and then

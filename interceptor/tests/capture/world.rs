@@ -70,11 +70,10 @@ pub(crate) fn snapshot() -> String {
         nft list ruleset; sysctl -a 2>/dev/null | grep -E '^net.ipv[46].(conf|ip_forward)'; ls -A /run/imds-filterd 2>/dev/null || :")
 }
 
-/// Rules, our tables and policies, without what may differ from run to run: a link's index, a policy's number.
+/// Rules, our table and policies, without what may differ from run to run: a link's index, a policy's number.
 pub(crate) fn installed() -> String {
     sh("ip rule; ip -6 rule; ip route show table 169254; ip -6 route show table 169254; ip -6 route show from all
-        ip xfrm policy | sed 's/ uid [0-9]*//' | paste - - - 2>/dev/null | tr -s ' \\t\\n' ' ' | sed 's/ src/\\nsrc/g' | sort
-        nft list table inet imds_filterd 2>/dev/null | sed 's/ ([0-9]*)//' || :")
+        ip xfrm policy | sed 's/ uid [0-9]*//' | paste - - - 2>/dev/null | tr -s ' \\t\\n' ' ' | sed 's/ src/\\nsrc/g' | sort")
 }
 
 pub(crate) fn settings() -> Settings {
