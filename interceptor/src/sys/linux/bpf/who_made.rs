@@ -19,7 +19,7 @@ const SYN_SENT: i32 = 2;
 /// user_namespaces(7): namespaces are nested 32 deep at most.
 const NAMESPACES: usize = 33;
 /// cgroups nested deeper than this have no unit known: a service manager makes ten, users as many as they like.
-const CGROUPS: usize = 64;
+const CGROUPS: usize = 56;
 
 /// Offsets of the members it reads.
 pub(super) struct Offsets {
@@ -175,19 +175,23 @@ fn cgroup_names(a: &mut Assembler, offsets: &Offsets) {
     // before 5.15: a socket that another kind of cgroup has classified has no pointer here
     a.jump_if(R9, When::AnyBitOf, 1, unknown);
     a.and(R9, -4);
+    let top = a.label();
     for _ in 0..CGROUPS {
-        let up = a.label();
-        a.jump_if(R9, When::Equal, 0, unknown);
-        read(a, Bits32, R0, R9, offsets.cgroup_level, unknown);
-        a.jump_if(R0, When::Equal, 0, root);
-        a.jump_if(R0, When::Above, record::LEVELS, up);
-        cgroup_name(a, offsets, unknown);
-        a.place(up);
-        read(a, Bits64, R9, R9, offsets.cgroup_parent, unknown);
-        // a pointer to its member `self`, the first in all kernels so far
-        a.jump_if(R9, When::Equal, 0, unknown);
-        a.add(R9, -offsets.cgroup_self);
+        level_of(a, offsets, unknown);
+        a.jump_if(R0, When::AtMost, record::LEVELS, top);
+        one_up(a, offsets, unknown);
     }
+    a.jump(unknown);
+    // apart from the way up to here: the verifier would follow each of the two at each step
+    a.place(top);
+    for _ in 0..record::LEVELS {
+        level_of(a, offsets, unknown);
+        a.jump_if(R0, When::Equal, 0, root);
+        cgroup_name(a, offsets, unknown);
+        one_up(a, offsets, unknown);
+    }
+    level_of(a, offsets, unknown);
+    a.jump_if(R0, When::Equal, 0, root);
     a.place(unknown);
     a.set(R6, 0);
     a.jump(done);
@@ -195,6 +199,18 @@ fn cgroup_names(a: &mut Assembler, offsets: &Offsets) {
     a.store_number(Bits32, R8, record::UNIT_KNOWN, 1);
     a.place(done);
     a.store(Bits32, R8, record::NAMES, R6);
+}
+
+/// R0 = how far below the root the cgroup R9 is.
+fn level_of(a: &mut Assembler, offsets: &Offsets, unknown: Label) {
+    a.jump_if(R9, When::Equal, 0, unknown);
+    read(a, Bits32, R0, R9, offsets.cgroup_level, unknown);
+}
+
+fn one_up(a: &mut Assembler, offsets: &Offsets, unknown: Label) {
+    // a pointer to its member `self`, the first in all kernels so far
+    follow(a, R9, R9, offsets.cgroup_parent, unknown);
+    a.add(R9, -offsets.cgroup_self);
 }
 
 fn cgroup_name(a: &mut Assembler, offsets: &Offsets, unknown: Label) {
