@@ -49,9 +49,32 @@ pub struct Capture {
     pub rule_priority: u32,
     pub guard: Guard,
     pub forwarded: Forwarded,
-    /// Linux: the cgroup v2 directory whose processes are watched when they connect. `None`: the root of the hierarchy,
-    /// wherever it is mounted. Empty: nobody is watched.
-    pub cgroup: Option<PathBuf>,
+    /// Linux: whose connects are watched.
+    pub cgroup: Cgroup,
+}
+
+/// The cgroup v2 directory whose processes are watched when they connect.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Cgroup {
+    /// The root of the hierarchy, wherever it is mounted.
+    Auto,
+    /// Nobody is watched.
+    None,
+    At(PathBuf),
+}
+
+impl TryFrom<String> for Cgroup {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            path if path.starts_with('/') => Ok(Self::At(path.into())),
+            _ => Err(format!("cgroup = {text:?}: expected \"auto\", \"none\" or an absolute path")),
+        }
+    }
 }
 
 /// What keeps packets to the service from leaving by any other way than the marked sockets.
@@ -180,7 +203,7 @@ impl Default for Capture {
             rule_priority: 10,
             guard: Guard::Xfrm,
             forwarded: Forwarded::Refuse,
-            cgroup: None,
+            cgroup: Cgroup::Auto,
         }
     }
 }
@@ -384,6 +407,7 @@ mod tests {
             ("[capture]\nmarc = 5\n", &["t.toml", "line 2", "marc", "expected"][..]),
             ("[capture]\nguard = \"none\"\n", &["line 2", "none", "xfrm", "nftables"]),
             ("[capture]\nmark = -1\n", &["line 2"]),
+            ("[capture]\ncgroup = \"\"\n", &["line 2", "auto", "absolute path"]),
             ("[capture]\nmark = 0\n", &["mark = 0", "expected"]),
             ("[capture]\ndevice = \"a/b\"\n", &["a/b", "expected"]),
             ("[capture]\ntable = 254\n", &["254"]),

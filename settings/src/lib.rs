@@ -7,7 +7,8 @@ mod file;
 
 pub use accounts::{AccountError, Accounts, Group, User};
 pub use file::{
-    Capture, DEFAULT_PATH, Filter, Forwarded, GroupSource, Guard, Limits, Service, Settings, SettingsError,
+    Capture, Cgroup, DEFAULT_PATH, Filter, Forwarded, GroupSource, Guard, Limits, Service, Settings,
+    SettingsError,
 };
 
 /// Exit codes of sysexits(3), the ones these programs use.

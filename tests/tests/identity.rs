@@ -52,7 +52,7 @@ fn without_our_daemons_each_of_these_reaches_the_service() {
 
 #[test]
 fn where_connects_cannot_be_watched_the_maker_is_the_subject_and_the_start_says_so() {
-    let lab = rules("").config("[capture]\ncgroup = \"\"\n");
+    let lab = rules("").config("[capture]\ncgroup = \"none\"\n");
     expect(&lab, &[("inherited", "200"), ("plain", "200")]);
     let log = lab.script("cat /run/lab/log/interceptor.log").expect_success();
     assert!(log.contains("identity: partial"), "{log}");

@@ -3,8 +3,7 @@
 
 use super::{ProgramError, Programs, TunHook, Witness};
 use imds_ipc::{Identity, Lack};
-use imds_settings::{GroupSource, Settings};
-use std::path::Path;
+use imds_settings::{Cgroup, GroupSource, Settings};
 
 /// Programs that are loaded, and what they will tell.
 pub struct Loaded {
@@ -19,9 +18,10 @@ pub struct Loaded {
 pub fn load(settings: &Settings) -> Result<Loaded, Lack> {
     let services: Vec<_> = settings.upstreams().collect();
     let mut programs = Programs::load(&services).map_err(|error| said(&error))?;
-    let connecting = match settings.capture.cgroup.as_deref() {
-        Some(off) if off == Path::new("") => Err(Lack::Configured),
-        cgroup => programs.watch_connects(cgroup).map_err(|error| said(&error)),
+    let connecting = match &settings.capture.cgroup {
+        Cgroup::None => Err(Lack::Configured),
+        Cgroup::Auto => programs.watch_connects(None).map_err(|error| said(&error)),
+        Cgroup::At(path) => programs.watch_connects(Some(path)).map_err(|error| said(&error)),
     };
     let groups = match settings.filter.groups {
         GroupSource::Kernel => Ok(()),

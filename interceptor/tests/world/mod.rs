@@ -145,7 +145,7 @@ impl World {
         let mut text = format!("runtime_dir = \"/run/imds-filterd\"\n{settings}\n");
         if !settings.contains("[capture]") {
             // nobody outside of this test is to be watched
-            text.push_str("[capture]\ncgroup = \"\"\n");
+            text.push_str("[capture]\ncgroup = \"none\"\n");
         }
         let text =
             if settings.contains("[filter]") { text } else { format!("{text}[filter]\nuser = \"nobody\"\n") };
