@@ -309,6 +309,16 @@ def mapped_uid():
     return in_namespace(then, *MAPS)
 
 
+def mapped_elsewhere():
+    """Likewise, in a range that /etc/subuid does not know."""
+
+    def then():
+        become(5, 5)
+        return outcome(stream())
+
+    return in_namespace(then, *(text.replace("200000", "500000") for text in MAPS))
+
+
 def dropped_groups():
     def then():
         os.setgroups([])

@@ -102,6 +102,7 @@ fn in_a_user_namespace_mallory_stays_mallory_with_and_without_the_kernels_word()
     let ways = ["mapped_uid", "dropped_groups", "nested_namespaces"];
     let denied = "Allow \"/\"\nDeny user mallory \"/\"\n";
     expect(&rules(denied), &ways.map(|name| (name, "403")));
+    expect(&rules(denied), &[("mapped_elsewhere", "403")]);
     let without = "mount -t tmpfs none /sys/kernel/btf\nimds-lab start interceptor\nimds-lab start filterd\n";
     let text = attack(
         &Lab::bare().rules(denied),
