@@ -343,7 +343,7 @@ fn a_kernel_without_the_chosen_guard_refuses_the_start_and_says_so() {
     for (guard, protocol, advice) in [("nftables", 12, "nf_tables"), ("xfrm", 6, "xfrm_user")] {
         for (missing, starts) in [(protocol, false), (18 - protocol, true)] {
             sh(&format!(
-                "printf '[capture]\\nguard = \"{guard}\"\\n[filter]\\nuser = \"nobody\"\\n' >/run/c.toml"
+                "printf '[capture]\\nguard = \"{guard}\"\\ncgroup = \"none\"\\n[filter]\\nuser = \"nobody\"\\n' >/run/c.toml"
             ));
             let output = without_netlink(missing);
             if starts {
