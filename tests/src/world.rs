@@ -42,7 +42,7 @@ pub(crate) fn build(container: Option<Container>, cgroups: Option<(&Path, &Path)
         .stdin(Stdio::from(script))
         .env("BIN", bin.as_raw_fd().to_string())
         .env("TESTS", tests.as_raw_fd().to_string())
-        .env("CGROUPS", hierarchy)
+        .env("CGROUP_MOUNT", hierarchy)
         .env("CGROUP", own)
         .env(
             "CONTAINER",

@@ -4,7 +4,7 @@
 #
 # Wants: BIN, TESTS  numbers of pid 1's descriptors of the directories shown as /run/lab/bin and /run/lab/tests
 #        CONTAINER   none, bridge or masquerade
-#        CGROUPS, CGROUP  where the cgroup v2 hierarchy is mounted, and the lab's own cgroup in it; both empty without one
+#        CGROUP_MOUNT, CGROUP  where the cgroup v2 hierarchy is mounted, and the lab's own cgroup in it; both empty without one
 set -eu
 if [ $$ -ge 100 ] || [ "$(cat /proc/1/comm)" != imds-lab ]; then
     echo "world.sh: not inside a lab" >&2
@@ -61,7 +61,7 @@ nsenter --net=/run/netns/instance mount -t sysfs -o nosuid,nodev,noexec sysfs /s
 mount --rbind /run/lab/cgroup /sys/fs/cgroup
 umount -l /run/lab/cgroup
 # of the cgroups the lab's own: to the lab it is the hierarchy's root
-[ -z "$CGROUP" ] || mount --bind "$CGROUP" "$CGROUPS"
+[ -z "$CGROUP" ] || mount --bind "$CGROUP" "$CGROUP_MOUNT"
 
 # --- a container behind a bridge of the instance
 [ "$CONTAINER" != none ] || exit 0
