@@ -49,7 +49,8 @@ fn without_effect(parsed: &Parsed) -> Vec<(u32, Fault, &Rule)> {
         let scope = if in_scope(&rule.pattern, Scope::Api) { Scope::Api } else { Scope::All };
         let covering: Vec<usize> = wider(whom).iter().filter_map(|whom| keys.get(whom).copied()).collect();
         let by = later.last(rule.pattern.0.iter().map(Step::from), &covering, scope);
-        if let Some(over) = by.and_then(|by| parsed.rules.get(by)) {
+        let over = by.and_then(|by| parsed.rules.get(by)).filter(|over| !leaves_doubt(rule, over));
+        if let Some(over) = over {
             let same = written.get(&(whom, &rule.pattern)).filter(|same| same.verb == rule.verb);
             let message = match same {
                 Some(same) => format!("line {} says the same again", same.line),
@@ -72,6 +73,13 @@ fn without_effect(parsed: &Parsed) -> Vec<(u32, Fault, &Rule)> {
         written.insert((whom, &rule.pattern), rule);
     }
     found
+}
+
+/// Where a client's groups or unit are not known, a Deny by them refuses and an Allow by them does not allow: there the
+/// earlier Deny still counts.
+fn leaves_doubt(rule: &Rule, over: &Rule) -> bool {
+    let uncertain = |rule: &Rule| rule.group.is_some() || rule.unit.is_some();
+    rule.verb == Verb::Deny && over.verb == Verb::Allow && uncertain(rule) && uncertain(over)
 }
 
 fn whom(rule: &Rule) -> Whom<'_> {

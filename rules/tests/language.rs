@@ -103,7 +103,7 @@ fn a_file_has_at_most_256_arrangements_of_stars() {
 
 #[test]
 fn a_rule_that_a_later_one_covers_is_warned_of() {
-    let cases: [(&str, &[(u32, &str)]); 15] = [
+    let cases: [(&str, &[(u32, &str)]); 16] = [
         ("Allow user a \"/x\"\nDeny \"/\"", &[(1, "allows no path: line 2 covers it (`Deny \"/\"`)")]),
         ("Deny user a \"/latest\"\nAllow \"/\"", &[(1, "never decides: line 2")]),
         ("Allow \"/a/b\"\nAllow \"/a\"", &[(1, "never decides: line 2")]),
@@ -117,6 +117,8 @@ fn a_rule_that_a_later_one_covers_is_warned_of() {
         ("Allow group g \"/\"\nDeny user a group g \"/\"", &[]),
         ("Allow user a \"/\"\nDeny user b \"/\"", &[]),
         ("Allow \"/\"\nAllow user root \"/\"", &[]),
+        // where groups are not known, that Deny refuses and that Allow does not allow
+        ("Deny group a \"/latest\"\nAllow group a \"/\"", &[]),
         // rules about the token are overruled by such rules only
         ("Deny \"/latest/api\"\nAllow \"/\"", &[]),
         ("Deny \"/latest/api/token\"\nAllow \"/*/api\"", &[(1, "line 2")]),
