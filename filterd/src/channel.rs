@@ -140,11 +140,12 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Connects, as whom we are now, and says hello. interceptor may not be there yet: tries again until `patience` ends.
+    /// Connects, as whom we are now. interceptor may not be there yet: tries again until `patience` ends. Nothing is
+    /// read before [`Channel::greet`].
     ///
     /// # Errors
-    /// The last reason why it did not work, or a version that we cannot talk to.
-    pub async fn attach(path: &Path, patience: Duration) -> Result<Self, ChannelEnd> {
+    /// The last reason why it did not work.
+    pub async fn connect(path: &Path, patience: Duration) -> Result<Self, ChannelEnd> {
         let deadline = Instant::now() + patience;
         let mut told = false;
         let socket = loop {
@@ -158,10 +159,17 @@ impl Channel {
                 Err(_) => sleep(RETRY_TIME).await,
             }
         };
-        let channel = Self::new(socket)?;
-        channel.say(&FromFilterd::Hello(Hello::OURS));
-        timeout(HELLO_TIME, channel.hello()).await.map_err(|_| ChannelEnd::NoHello)??;
-        Ok(channel)
+        Self::new(socket)
+    }
+
+    /// Says hello and hears it.
+    ///
+    /// # Errors
+    /// When interceptor does not answer, or has a version that we cannot talk to.
+    pub async fn greet(&self) -> Result<(), ChannelEnd> {
+        self.say(&FromFilterd::Hello(Hello::OURS));
+        timeout(HELLO_TIME, self.hello()).await.map_err(|_| ChannelEnd::NoHello)??;
+        Ok(())
     }
 
     fn new(socket: OwnedFd) -> Result<Self, ChannelEnd> {

@@ -10,6 +10,8 @@ mod exchange;
 mod filter;
 pub mod forward;
 pub mod limits;
+pub mod log;
+pub mod notices;
 pub mod sandbox;
 mod serve;
 pub mod start;

@@ -3,11 +3,14 @@
 #![forbid(unsafe_code)]
 
 use imds_filterd::audit::{Audit, Output};
-use imds_filterd::channel::Channel;
+use imds_filterd::channel::{Channel, ChannelEnd};
+use imds_filterd::notices::Notices;
+use imds_filterd::sandbox::{self, Missing, SandboxError};
 use imds_filterd::start::{self, Loaded};
-use imds_filterd::{End, Filter, sandbox, serve, subject};
+use imds_filterd::{End, Filter, log, serve, subject};
 use imds_ipc::{FILTER_SOCKET, Identity, Lack};
 use imds_settings::{Accounts, Settings, exit};
+use sd_notify::NotifyState;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -82,31 +85,57 @@ fn arguments(args: impl IntoIterator<Item = OsString>) -> Result<Asked, lexopt::
     Ok(Asked::Run(config))
 }
 
-/// Read, give up, attach, serve: in this order.
+/// Read, become nobody, attach, lock, serve: in this order.
 fn run(config: Option<PathBuf>) -> Result<(), Failure> {
-    log_to_stderr();
+    log::start();
     let settings = Settings::load(config.as_deref()).map_err(failure(exit::CONFIGURATION))?;
     let accounts = Accounts::open();
     let loaded = start::load(&settings.filter.rules, &accounts)
         .map_err(|error| Failure(error.exit_code(), error.to_string()))?;
     let output = Output::stdout().map_err(failure(exit::OS))?;
-    give_up(&settings, &accounts)?;
+    let notices = Notices::connect().unwrap_or_else(|error| {
+        tracing::warn!("the service manager will not be told: {error}");
+        Notices::none()
+    });
+    let missing = become_nobody(&settings, &accounts)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure(exit::OS))?;
-    LocalSet::new().block_on(&runtime, filter(settings, loaded, output))
+    LocalSet::new().block_on(&runtime, filter(settings, loaded, output, notices, missing))
 }
 
-fn give_up(settings: &Settings, accounts: &Accounts) -> Result<(), Failure> {
+fn unsafe_to_run(error: SandboxError) -> Failure {
+    Failure(error.exit_code(), error.to_string())
+}
+
+fn become_nobody(settings: &Settings, accounts: &Accounts) -> Result<Vec<Missing>, Failure> {
     let name = &settings.filter.user;
-    let coded = |error: sandbox::SandboxError| Failure(error.exit_code(), error.to_string());
-    let user = sandbox::user(accounts, name).map_err(coded)?;
-    if let Err(error) = sandbox::make_room(settings.limits.connections) {
-        tracing::warn!("{error}");
-    }
-    sandbox::enter(name, &user).map_err(coded)
+    let user = sandbox::user(accounts, name).map_err(unsafe_to_run)?;
+    let room = sandbox::bound(&settings.limits).map_err(unsafe_to_run)?;
+    let network = sandbox::enter(name, &user).map_err(unsafe_to_run)?;
+    Ok(room.into_iter().chain(network).collect())
 }
 
-async fn filter(settings: Settings, loaded: Loaded, output: Output) -> Result<(), Failure> {
+/// The sandbox is whole before a byte from outside is read.
+async fn attach(settings: &Settings, mut missing: Vec<Missing>) -> Result<Channel, Failure> {
+    let socket = settings.runtime_dir.join(FILTER_SOCKET);
+    let gone = |end: ChannelEnd| Failure(exit::TEMPORARY, format!("{}: {end}", socket.display()));
+    let interceptor = Channel::connect(&socket, ATTACH_PATIENCE).await.map_err(gone)?;
+    missing.extend(sandbox::lock(settings.filter.sandbox).map_err(unsafe_to_run)?);
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        tracing::warn!("sandbox: {}", missing.join("; "));
+    }
+    interceptor.greet().await.map_err(gone)?;
+    Ok(interceptor)
+}
+
+async fn filter(
+    settings: Settings,
+    loaded: Loaded,
+    output: Output,
+    notices: Notices,
+    missing: Vec<Missing>,
+) -> Result<(), Failure> {
     let mut terminated = signal(SignalKind::terminate()).map_err(failure(exit::OS))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(failure(exit::OS))?;
     let mut stop = std::pin::pin!(async {
@@ -115,10 +144,8 @@ async fn filter(settings: Settings, loaded: Loaded, output: Output) -> Result<()
             _ = interrupted.recv() => (),
         }
     });
-    let socket = settings.runtime_dir.join(FILTER_SOCKET);
     let interceptor = tokio::select! {
-        attached = Channel::attach(&socket, ATTACH_PATIENCE) => attached
-            .map_err(|end| Failure(exit::TEMPORARY, format!("{}: {end}", socket.display())))?,
+        attached = attach(&settings, missing) => attached?,
         () = stop.as_mut() => return Ok(()),
     };
     // an interceptor says what it can tell before its first word else
@@ -132,28 +159,12 @@ async fn filter(settings: Settings, loaded: Loaded, output: Output) -> Result<()
     let filter =
         Filter::new(&settings, loaded.rules, audit, interceptor).map_err(failure(exit::CONFIGURATION))?;
     tracing::info!("attached to interceptor, {rules} rules in force");
-    notify(sd_notify::NotifyState::Ready);
+    notices.tell(&NotifyState::Ready);
     let end = serve(Rc::new(filter), stop).await;
-    notify(sd_notify::NotifyState::Stopping);
+    notices.tell(&NotifyState::Stopping);
     match end {
         End::Stopped => Ok(()),
         // the service manager starts us again, and the next one attaches anew
         End::Channel(why) => Err(Failure(exit::TEMPORARY, format!("channel to interceptor: {why}"))),
-    }
-}
-
-fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!("service manager not told: {error}");
-    }
-}
-
-/// journald adds the time itself.
-fn log_to_stderr() {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init();
-    } else {
-        log.init();
     }
 }

@@ -116,6 +116,17 @@ pub struct Filter {
     pub user: String,
     pub rules: PathBuf,
     pub groups: GroupSource,
+    pub sandbox: Sandbox,
+}
+
+/// What becomes of a start on a kernel that cannot filter system calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// Neither program starts.
+    Required,
+    /// Both start, and say what is missing.
+    BestEffort,
 }
 
 /// Where the groups of a client come from.
@@ -210,7 +221,12 @@ impl Default for Capture {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { user: "imds".into(), rules: "/etc/imds.conf".into(), groups: GroupSource::Kernel }
+        Self {
+            user: "imds".into(),
+            rules: "/etc/imds.conf".into(),
+            groups: GroupSource::Kernel,
+            sandbox: Sandbox::Required,
+        }
     }
 }
 
@@ -406,6 +422,7 @@ mod tests {
         let cases = [
             ("[capture]\nmarc = 5\n", &["t.toml", "line 2", "marc", "expected"][..]),
             ("[capture]\nguard = \"none\"\n", &["line 2", "none", "xfrm", "nftables"]),
+            ("[filter]\nsandbox = \"off\"\n", &["line 2", "off", "required", "besteffort"]),
             ("[capture]\nmark = -1\n", &["line 2"]),
             ("[capture]\ncgroup = \"\"\n", &["line 2", "auto", "absolute path"]),
             ("[capture]\nmark = 0\n", &["mark = 0", "expected"]),

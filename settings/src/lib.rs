@@ -7,7 +7,7 @@ mod file;
 
 pub use accounts::{AccountError, Accounts, Group, User};
 pub use file::{
-    Capture, Cgroup, DEFAULT_PATH, Filter, Forwarded, GroupSource, Guard, Limits, Service, Settings,
+    Capture, Cgroup, DEFAULT_PATH, Filter, Forwarded, GroupSource, Guard, Limits, Sandbox, Service, Settings,
     SettingsError,
 };
 

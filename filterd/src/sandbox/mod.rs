@@ -1,8 +1,19 @@
-//! What this process gives up after it has read its files, and before it hears anything from outside.
-//! Each system's file implements `no_new_privileges` and `no_dumps`.
+//! What this process gives up, in two steps: [`enter`] when its files are read, [`lock`] when it has its channel and has
+//! not yet heard a byte on it. Judges nothing.
+//!
+//! Each system's file implements, in this order:
+//! - `leave_network()`: no link of the host's is left; before the change of user
+//! - `forgo_capabilities()`: none can come back; before the change of user
+//! - `drop_capabilities()`: nothing is left of root's power, whatever the start gave us; after it
+//! - `no_new_privileges()`, `no_dumps()`
+//! - `close_files()`: no file can be opened, by a layer of its own
+//! - `close_calls()`: no system call that serving does not need
 
+#[cfg(target_os = "linux")]
+mod calls;
 #[cfg(target_os = "freebsd")]
 mod freebsd;
+mod limits;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "freebsd")]
@@ -10,13 +21,12 @@ use freebsd as system;
 #[cfg(target_os = "linux")]
 use linux as system;
 
-use imds_settings::{Accounts, User};
-use nix::unistd::{Gid, Uid, getegid, geteuid, getgid, getuid, setgroups, setresgid, setresuid};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::fmt;
+pub use limits::bound;
 
-/// Descriptors beside those of connections: standard ones, epoll, the channel, signals.
-const OTHER_DESCRIPTORS: u64 = 64;
+use imds_settings::{Accounts, Sandbox, User};
+use nix::unistd::{Gid, Uid, getegid, geteuid, getgid, getuid, setgroups, setresgid, setresuid};
+use std::fmt;
+use std::io;
 
 #[derive(Debug)]
 pub enum SandboxError {
@@ -26,9 +36,11 @@ pub enum SandboxError {
     IsRoot(String),
     /// Neither root nor the filter's user.
     CannotBecome(String),
-    Os(&'static str, std::io::Error),
+    Os(&'static str, io::Error),
     /// The kernel said yes and did not do it.
     StillPrivileged,
+    /// The settings want a layer that is not to be had.
+    Required(Missing),
 }
 
 impl fmt::Display for SandboxError {
@@ -45,6 +57,10 @@ impl fmt::Display for SandboxError {
             }
             Self::Os(what, error) => write!(f, "{what}: {error}"),
             Self::StillPrivileged => f.write_str("privileges are still there after they were given up"),
+            Self::Required(missing) => write!(
+                f,
+                "{missing}; filter.sandbox = \"besteffort\" in imds-filterd.toml starts without, and less safe"
+            ),
         }
     }
 }
@@ -57,17 +73,37 @@ impl SandboxError {
         match self {
             Self::UnknownUser(_) | Self::IsRoot(_) => imds_settings::exit::CONFIGURATION,
             Self::CannotBecome(_) => imds_settings::exit::PERMISSION,
-            Self::Accounts(_) | Self::Os(..) | Self::StillPrivileged => imds_settings::exit::OS,
+            Self::Accounts(_) | Self::Os(..) | Self::StillPrivileged | Self::Required(_) => {
+                imds_settings::exit::OS
+            }
         }
     }
 }
 
-fn os(what: &'static str) -> impl Fn(nix::Error) -> SandboxError {
-    move |errno| SandboxError::Os(what, errno.into())
+/// A layer that is not there. Serving goes on without, unless the settings say otherwise.
+#[derive(Debug)]
+pub enum Missing {
+    Limits(io::Error),
+    Network(io::Error),
+    Files(String),
+    Calls(String),
 }
 
-fn os_rustix(what: &'static str) -> impl Fn(rustix::io::Errno) -> SandboxError {
-    move |errno| SandboxError::Os(what, errno.into())
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limits(error) => {
+                write!(f, "limits.connections needs more open files than this process may have ({error})")
+            }
+            Self::Network(error) => write!(f, "no network namespace of its own ({error})"),
+            Self::Files(why) => write!(f, "no Landlock ({why})"),
+            Self::Calls(why) => write!(f, "no filter of system calls ({why})"),
+        }
+    }
+}
+
+fn os<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> SandboxError {
+    move |error| SandboxError::Os(what, error.into())
 }
 
 /// The user that this process is to become.
@@ -80,33 +116,20 @@ pub fn user(accounts: &Accounts, name: &str) -> Result<User, SandboxError> {
     if user.uid == 0 { Err(SandboxError::IsRoot(name.into())) } else { Ok(user) }
 }
 
-/// Room for as many descriptors as the limits allow connections, two each. Before [`enter`]: root may raise the hard limit.
-///
-/// # Errors
-/// When the limit cannot be raised as far.
-pub fn make_room(connections: u32) -> Result<(), SandboxError> {
-    let needed = u64::from(connections) * 2 + OTHER_DESCRIPTORS;
-    let now = getrlimit(Resource::Nofile);
-    if now.current.is_none_or(|current| current >= needed) {
-        return Ok(());
-    }
-    let maximum = now.maximum.map(|maximum| maximum.max(needed));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum }).map_err(|errno| {
-        SandboxError::Os("raising the number of open files for limits.connections", errno.into())
-    })
-}
-
-/// Becomes `user` for good. No core file, no tracer, no way back.
+/// Becomes `user` for good, in a network of its own. No tracer, no way back. Descriptors already open stay what they
+/// are, and paths still lead to sockets. Returns what could not be had.
 ///
 /// # Errors
 /// When anything is left of what was to be given up; the process must end then.
-pub fn enter(name: &str, user: &User) -> Result<(), SandboxError> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).map_err(os_rustix("forbidding core files"))?;
+pub fn enter(name: &str, user: &User) -> Result<Option<Missing>, SandboxError> {
+    let network = system::leave_network().err().map(Missing::Network);
+    system::forgo_capabilities();
     become_user(name, user)?;
-    system::no_new_privileges().map_err(os_rustix("forbidding new privileges"))?;
+    system::drop_capabilities()?;
+    system::no_new_privileges().map_err(os("forbidding new privileges"))?;
     // last: a change of uid may make the process dumpable again
-    system::no_dumps().map_err(os_rustix("forbidding tracers"))
+    system::no_dumps().map_err(os("forbidding tracers"))?;
+    Ok(network)
 }
 
 fn become_user(name: &str, user: &User) -> Result<(), SandboxError> {
@@ -124,4 +147,24 @@ fn become_user(name: &str, user: &User) -> Result<(), SandboxError> {
     }
     let root = Uid::from_raw(0);
     if setresuid(root, root, root).is_ok() { Err(SandboxError::StillPrivileged) } else { Ok(()) }
+}
+
+/// From here on nothing can be opened, connected or run; trying what only an intruder tries ends the process. Everything
+/// that serving needs must be there already, threads too: there is one, and only the caller is locked. Returns what
+/// could not be had.
+///
+/// # Errors
+/// When system calls cannot be filtered and the settings want it.
+pub fn lock(wanted: Sandbox) -> Result<Vec<Missing>, SandboxError> {
+    let mut missing = Vec::new();
+    // the filter last: it forbids what the others are made with
+    if let Err(why) = system::close_files() {
+        missing.push(Missing::Files(why));
+    }
+    match (system::close_calls(), wanted) {
+        (Ok(()), _) => (),
+        (Err(why), Sandbox::Required) => return Err(SandboxError::Required(Missing::Calls(why))),
+        (Err(why), Sandbox::BestEffort) => missing.push(Missing::Calls(why)),
+    }
+    Ok(missing)
 }

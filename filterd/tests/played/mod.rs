@@ -17,7 +17,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -116,6 +116,10 @@ impl Filterd {
 
     pub fn spawn(place: Place, program: &mut Command, rules: &str, limits: &str) -> Self {
         let settings = place.settings(rules, limits);
+        Self::spawn_with(place, program, &settings)
+    }
+
+    pub fn spawn_with(place: Place, program: &mut Command, settings: &Path) -> Self {
         let listener = place.listen();
         let mut child = program
             .arg("--config")
