@@ -21,7 +21,7 @@ pub fn say_panics() {
 }
 
 fn text_of(panic: &PanicHookInfo<'_>) -> String {
-    let place = panic.location().map(ToString::to_string).unwrap_or("an unknown place".into());
+    let place = panic.location().map_or("an unknown place".into(), ToString::to_string);
     match panic.payload().downcast_ref::<&'static str>() {
         // words of the program's own
         Some(text) => format!("internal error at {place}: {text}"),

@@ -1,5 +1,6 @@
 //! Log lines to stderr, and a throttle for those that clients can provoke. Must not log anything a client sent.
 
+use std::panic::PanicHookInfo;
 use std::time::{Duration, Instant};
 
 /// Every line goes to stderr; without time where the journal adds its own.
@@ -9,6 +10,16 @@ pub fn start() {
         lines.without_time().init();
     } else {
         lines.init();
+    }
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", text_of(panic))));
+}
+
+/// Text that was made when it happened could hold a client's bytes; the program's own words cannot.
+fn text_of(panic: &PanicHookInfo<'_>) -> String {
+    let place = panic.location().map_or("an unknown place".into(), ToString::to_string);
+    match panic.payload().downcast_ref::<&'static str>() {
+        Some(text) => format!("internal error at {place}: {text}"),
+        None => format!("internal error at {place}"),
     }
 }
 

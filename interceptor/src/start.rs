@@ -5,10 +5,9 @@ use crate::attribution::{self, Attribution, Loaded, SubordinateUids, TunHook};
 use crate::capture::{self, Capture, CaptureError};
 use crate::event_loop::{EventLoop, Parts};
 use crate::filter::{self, Door, DoorError};
-use crate::sys::{self, Signals, SocketOwners, Tun};
+use crate::sys::{self, Missing, PrivilegeError, Signals, SocketOwners, Tun};
 use imds_ipc::{Identity, Lack};
 use imds_settings::{Accounts, Settings, User, exit};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::fmt;
 use std::io;
@@ -27,6 +26,7 @@ pub enum StartError {
     Accounts(String),
     Door(DoorError),
     Capture(CaptureError),
+    GivingUp(PrivilegeError),
     Os(&'static str, io::Error),
 }
 
@@ -48,6 +48,7 @@ impl fmt::Display for StartError {
             Self::Accounts(error) => f.write_str(error),
             Self::Door(error) => error.fmt(f),
             Self::Capture(error) => error.fmt(f),
+            Self::GivingUp(error) => error.fmt(f),
             Self::Os(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -61,7 +62,7 @@ impl StartError {
         match self {
             Self::Privilege => exit::PERMISSION,
             Self::NoFilterUser(_) | Self::FilterIsRoot(_) => exit::CONFIGURATION,
-            Self::Accounts(_) | Self::Os(..) => exit::OS,
+            Self::Accounts(_) | Self::GivingUp(_) | Self::Os(..) => exit::OS,
             Self::Door(error) => error.exit_code(),
             Self::Capture(error) => error.exit_code(),
         }
@@ -82,7 +83,7 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     if !sys::may_capture() {
         return Err(StartError::Privilege);
     }
-    raise_descriptor_limit(settings);
+    bound_descriptors(settings)?;
     let signals = Signals::take().map_err(|error| StartError::Os("taking signals", error))?;
     filter::make_directory(&settings.runtime_dir).map_err(StartError::Door)?;
 
@@ -150,6 +151,13 @@ fn serve(settings: &Settings, parts: Parts) -> Result<(), StartError> {
     drop_unwitnessed(&parts.tun);
     let event_loop =
         EventLoop::new(settings, parts).map_err(|error| StartError::Os("making the event queue", error))?;
+    // all that needs more power is open by now; before the first packet is read and the first filterd heard
+    let missing =
+        sys::give_up(&settings.runtime_dir, settings.filter.sandbox).map_err(StartError::GivingUp)?;
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(Missing::to_string).collect();
+        tracing::warn!("sandbox: {}", missing.join("; "));
+    }
     tracing::info!("capture is up, identity: {identity}; waiting for imds-filterd");
     notify(NotifyState::Ready);
     let ended = event_loop.run();
@@ -186,16 +194,14 @@ fn filter_user(settings: &Settings, accounts: &Accounts) -> Result<User, StartEr
 }
 
 /// A connection takes one descriptor, and a second while it is handed over.
-fn raise_descriptor_limit(settings: &Settings) {
+fn bound_descriptors(settings: &Settings) -> Result<(), StartError> {
     let wanted = u64::from(settings.limits.connections) + OTHER_DESCRIPTORS;
-    let now = getrlimit(Resource::Nofile);
-    if now.current.is_none_or(|current| current >= wanted) {
-        return;
+    match sys::bound(wanted) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(
+            "limits.connections needs {wanted} descriptors, and the limit cannot be raised as far"
+        ),
+        Err(error) => return Err(StartError::Os("bounding descriptors", error)),
     }
-    let maximum = now.maximum.map(|maximum| maximum.max(wanted));
-    if let Err(errno) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
-        tracing::warn!(
-            "limits.connections needs {wanted} descriptors, and the limit cannot be raised: {errno}"
-        );
-    }
+    Ok(())
 }

@@ -9,6 +9,8 @@
 //! - `upstream_socket(address, mark)`: a TCP socket, not blocking, whose packets do not enter our own tun
 //! - `Signals::take()`, `ends_us()`: the signals that end the program, as a descriptor
 //! - `may_capture()`: whether this process has the privilege that capture needs
+//! - `bound(descriptors)`: how many descriptors this process may have, and no core file
+//! - `give_up(directory, sandbox)`: everything that serving does not need, once all of it is open
 
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
@@ -17,6 +19,7 @@ pub use linux::bpf::{Connecting, GroupList, ProgramError, Programs, Record, TunH
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     diag::SocketOwners,
+    privilege::{Missing, PrivilegeError, bound, give_up},
     process,
     signals::Signals,
     socket::{may_capture, upstream_socket},

@@ -1,9 +1,11 @@
 //! Linux: netlink, tun, socket options, signals. Decides nothing: what follows from an answer stands with the caller.
 
 pub(crate) mod bpf;
+mod calls;
 pub(crate) mod diag;
 pub(crate) mod netlink;
 pub(crate) mod nftables;
+pub(crate) mod privilege;
 pub(crate) mod process;
 pub(crate) mod rtnl;
 pub(crate) mod signals;
