@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// After a refusal what the client still sends is read and dropped, so that it sees our answer and not a reset.
 const LINGER_TIME: Duration = Duration::from_secs(1);
@@ -147,10 +148,10 @@ async fn exchanges(filter: &Rc<Filter>, client: &Rc<Client>, stream: &Rc<UnixStr
 async fn linger(stream: &UnixStream) {
     let ended = rustix::net::shutdown(stream, rustix::net::Shutdown::Write);
     let rest = async {
-        let mut buffer = [0; 4096];
+        let mut buffer = Zeroizing::new([0; 4096]);
         let mut left = LINGER_BYTES;
         while left > 0 && stream.readable().await.is_ok() {
-            match stream.try_read(&mut buffer) {
+            match stream.try_read(buffer.as_mut_slice()) {
                 Ok(0) => return,
                 Ok(read) => left = left.saturating_sub(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),

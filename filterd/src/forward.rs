@@ -122,13 +122,20 @@ fn request(permit: &Permit, host: HeaderValue) -> Result<Request<Empty<Bytes>>, 
     let mut request =
         Request::builder().method(method).uri(judged.upstream_target()).header(header::HOST, host);
     for (name, value) in judged.upstream_headers() {
-        request = request.header(name, value);
+        request = request.header(name, unseen(value)?);
     }
     if judged.method() == imds_rules::Method::Put {
         request = request.header(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let request = request.header(header::CONNECTION, HeaderValue::from_static("close")).body(Empty::new());
     request.map_err(|_| ForwardError::Request)
+}
+
+/// A value that hyper does not show either; what it sends it from is its own copy, which nobody wipes.
+fn unseen(secret: &[u8]) -> Result<HeaderValue, ForwardError> {
+    let mut value = HeaderValue::from_bytes(secret).map_err(|_| ForwardError::Request)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn answer(response: Response<Incoming>, wire: Wire, max_body: u64) -> Result<Answer, ForwardError> {

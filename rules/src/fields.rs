@@ -1,10 +1,11 @@
 //! The header fields of a request: which are refused, which go upstream.
 //! Total. Passes on nothing that the profile does not list, and nothing given twice.
 
+use crate::secret::Secret;
 use crate::{Head, Profile, Refusal, Version};
 
 /// A header for upstream: the profile's spelling of the name, the client's value without blanks around it.
-pub(crate) type Field = (&'static str, Box<[u8]>);
+pub(crate) type Field = (&'static str, Secret);
 
 type Raw<'a> = (&'a [u8], &'a [u8]);
 
@@ -95,7 +96,7 @@ fn passed_on(headers: &[Raw<'_>], profile: &Profile) -> Result<Vec<Field>, Refus
         if fields.iter().any(|(earlier, _)| *earlier == known) {
             return Err(Refusal::HeaderRepeated(known));
         }
-        fields.push((known, value.trim_ascii().into()));
+        fields.push((known, Secret::new(value.trim_ascii())));
     }
     Ok(fields)
 }

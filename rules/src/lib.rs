@@ -17,6 +17,7 @@ mod percent;
 mod refusal;
 mod request;
 mod rules;
+mod secret;
 mod subject;
 mod target;
 mod tree;

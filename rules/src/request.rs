@@ -58,7 +58,7 @@ impl Request {
 
     /// The headers to send, in order of arrival. `Host` and `Connection` are the sender's business.
     pub fn upstream_headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields.iter().map(|(name, value)| (*name, &**value))
+        self.fields.iter().map(|(name, value)| (*name, value.bytes()))
     }
 
     /// Whether this is the PUT that begins IMDSv2.

@@ -3,6 +3,7 @@
 
 use super::head::{Head, Malformed, request_line};
 use imds_rules::Version;
+use zeroize::Zeroizing;
 
 /// What the bytes so far are.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,7 +15,8 @@ pub enum Collected {
 
 /// Fed through [`Collector::room`], asked by [`Collector::next_head`].
 pub struct Collector {
-    buffer: Vec<u8>,
+    /// Tokens are in it: whatever memory it leaves is wiped.
+    buffer: Zeroizing<Vec<u8>>,
     /// Bytes of `buffer` already looked at.
     scanned: usize,
     line_start: usize,
@@ -28,7 +30,7 @@ impl Collector {
     /// `max`: bytes of a head, its final blank line included.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { buffer: Vec::new(), scanned: 0, line_start: 0, after_cr: false, version: None, max }
+        Self { buffer: Zeroizing::default(), scanned: 0, line_start: 0, after_cr: false, version: None, max }
     }
 
     /// Where the next bytes go. Its spare room is small until a head turns out to be long.
@@ -36,7 +38,10 @@ impl Collector {
         const FIRST: usize = 1024; // nearly every head
         if self.buffer.len() == self.buffer.capacity() {
             let more = self.buffer.len().clamp(FIRST, self.max.max(FIRST));
-            self.buffer.reserve_exact(more);
+            // not grown in place, which could leave a copy behind
+            let mut larger = Zeroizing::new(Vec::with_capacity(self.buffer.len() + more));
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
         }
         &mut self.buffer
     }
@@ -103,7 +108,7 @@ impl Collector {
         let Some(version) = self.version.take() else {
             return Collected::Malformed(Malformed::RequestLine); // end_line never lets this happen
         };
-        let behind = self.buffer.split_off(self.scanned);
+        let behind = Zeroizing::new(self.buffer.split_off(self.scanned));
         let bytes = std::mem::replace(&mut self.buffer, behind);
         self.scanned = 0;
         self.line_start = 0;

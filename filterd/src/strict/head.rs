@@ -3,6 +3,7 @@
 
 use imds_rules::Version;
 use std::fmt;
+use zeroize::Zeroizing;
 
 /// hyper's own bound is 100; no client of a metadata service sends more than a dozen.
 const MAX_FIELDS: usize = 64;
@@ -70,10 +71,11 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// A head whose line ends, bytes and request line are in order. Owns its bytes, the final blank line included.
+/// A head whose line ends, bytes and request line are in order. Owns its bytes, the final blank line included;
+/// they are wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Head {
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     version: Version,
 }
 
@@ -96,7 +98,7 @@ pub struct Fields<'a> {
 
 impl Head {
     /// `bytes` end with a blank line and have passed the [`crate::strict::Collector`].
-    pub(super) fn new(bytes: Vec<u8>, version: Version) -> Self {
+    pub(super) fn new(bytes: Zeroizing<Vec<u8>>, version: Version) -> Self {
         Self { bytes, version }
     }
 
