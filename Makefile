@@ -70,6 +70,7 @@ install:
 	if [ "$$(uname -s)" = Linux ]; then \
 		$(INSTALL) -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) && \
 		$(INSTALL) -m 644 systemd/imds-filterd.sysusers $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf && \
+		$(INSTALL) -m 644 systemd/own-user.conf $(DESTDIR)$(DOCDIR) && \
 		for u in $(UNITS); do sed 's|@SBINDIR@|$(SBINDIR)|' systemd/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
 			chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done; fi
 	if [ "$$(uname -s)" = FreeBSD ]; then \

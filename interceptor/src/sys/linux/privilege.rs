@@ -212,6 +212,24 @@ mod tests {
     }
 
     #[test]
+    fn everything_is_given_up_by_one_call() {
+        alone(|| {
+            let had = capabilities(None).unwrap().permitted.contains(KEPT);
+            let given_up = give_up(&std::env::temp_dir(), Sandbox::Required);
+            if !had {
+                assert!(given_up.is_err(), "one that we do not have cannot be kept");
+                return;
+            }
+            assert!(given_up.unwrap().is_empty());
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            assert!(status.contains(&format!("CapPrm:\t{:016x}\n", KEPT.bits())), "{status}");
+            let closed = File::open("/etc/passwd").unwrap_err();
+            assert_eq!(closed.kind(), io::ErrorKind::PermissionDenied);
+            assert_eq!(rustix::process::chdir("/"), Err(rustix::io::Errno::NOSYS));
+        });
+    }
+
+    #[test]
     fn of_the_capabilities_one_is_left() {
         alone(|| {
             let had = capabilities(None).unwrap().permitted.contains(KEPT);
