@@ -80,6 +80,17 @@ fn a_socket_made_by_one_user_does_not_become_anothers() {
     expect_no_mix_up(&format!("inherited {ALICE} {BOB}"));
 }
 
+#[test]
+fn only_the_socket_that_began_a_handshake_can_end_it() {
+    for (how, came) in [("stays", "answered"), ("goes", "reset"), ("taken", "reset")] {
+        let script =
+            format!("python handshake.py {how} alice bob /latest/meta-data/hostname; cat \"$LAB_AUDIT\"");
+        let text = attack(&Lab::new().rules(RULES), &script).expect_success();
+        assert_eq!(text.lines().next(), Some(came), "{how}:\n{text}");
+        assert_eq!(audit_lines(&text).is_empty(), came == "reset", "{how}:\n{text}");
+    }
+}
+
 /// Root's idle connection is bound to the uplink's address, which is what masquerading makes of a container's.
 const CONTAINER_TAKES_ROOTS_PORT: &str = r#"
 mkfifo "$LAB/tmp/hold" "$LAB/tmp/idle"
