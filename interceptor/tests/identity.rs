@@ -94,7 +94,11 @@ tell(begin(socket.AF_INET6, '::ffff:169.254.169.254')); begin(sock=socket.socket
             assert_eq!(records.len(), 4);
             for record in records {
                 assert_eq!(record.uid, 2001);
-                assert_eq!(record.connecting.map(|connecting| connecting.uid), Some(2001), "{record:?}");
+                assert_eq!(
+                    record.connecting.as_ref().map(|connecting| connecting.uid),
+                    Some(2001),
+                    "{record:?}"
+                );
                 let groups = GroupList { gids: vec![3001, 5, 7, 4242], cut: false };
                 assert_eq!(record.groups, Some(groups));
                 assert_eq!(record.namespace_owner, None);
@@ -102,6 +106,27 @@ tell(begin(socket.AF_INET6, '::ffff:169.254.169.254')); begin(sock=socket.socket
             drop(tun);
             sh("ip link del imds0");
         }
+    });
+}
+
+#[test]
+fn the_program_that_connects_is_told_by_its_file_and_not_by_the_name_it_gives_itself() {
+    private("the_program_that_connects_is_told_by_its_file_and_not_by_the_name_it_gives_itself", |cgroup| {
+        let tun = Tun::new(TunHook::Best, Some(cgroup));
+        let python = std::fs::canonicalize("/usr/bin/python3").unwrap();
+        let named = |script: &str| tun.told(&[], script).remove(0).connecting.unwrap().exe.unwrap();
+        let expected = python.file_name().unwrap().as_encoded_bytes();
+        assert_eq!(named("open('/proc/self/comm', 'w').write('amazon-ssm-agent'); tell(begin())"), expected);
+        // cut, and nothing of another's left behind it
+        let long = std::env::temp_dir().join("p".repeat(200));
+        std::fs::copy(&python, &long).unwrap();
+        let script = format!(
+            "\nif 'ppp' not in os.readlink('/proc/self/exe'): os.execv({long:?}, sys.orig_argv)\ntell(begin())"
+        );
+        let name = named(&format!("import sys{script}"));
+        std::fs::remove_file(&long).unwrap();
+        assert_eq!(name, "p".repeat(63).as_bytes());
+        assert_eq!(named("tell(begin())"), expected);
     });
 }
 
@@ -132,7 +157,7 @@ fn who_connects_is_told_by_effective_and_not_by_real_uid() {
         let tun = Tun::new(TunHook::Best, Some(cgroup));
         let uids = |script: &str| {
             let record = tun.told(&[], script).remove(0);
-            (record.uid, record.connecting.map(|connecting| connecting.uid))
+            (record.uid, record.connecting.as_ref().map(|connecting| connecting.uid))
         };
         // a set-uid program has the user as its real uid
         assert_eq!(uids("os.setresuid(2001, 0, 0); tell(begin())"), (0, Some(0)));

@@ -44,7 +44,7 @@ pub enum Unit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     pub pid: u32,
-    /// The path of its program.
+    /// The name of its program.
     pub exe: Option<String>,
 }
 

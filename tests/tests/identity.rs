@@ -155,4 +155,5 @@ fn the_audit_line_names_unit_and_process() {
     let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
     assert_eq!(line["unit"], "a.service", "{line}");
     assert!(line["pid"].as_u64().unwrap() > 1, "{line}");
+    assert_eq!(line["exe"], "curl", "{line}");
 }

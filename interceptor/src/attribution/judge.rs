@@ -3,8 +3,8 @@
 
 use super::unit::unit_of;
 use super::{SubordinateUids, Unattributable};
-use crate::sys::Record;
-use imds_ipc::{Groups, Subject, Unit};
+use crate::sys::{Connecting, Record};
+use imds_ipc::{Groups, Process, Subject, Unit};
 
 /// `owner`: the socket's uid by sock_diag. `must_connect`: whether it has to be known who connects.
 pub(super) fn subject(
@@ -17,7 +17,7 @@ pub(super) fn subject(
     if maker != owner {
         return Err(Unattributable::GivenAway { maker, owner });
     }
-    match record.connecting {
+    match &record.connecting {
         Some(connecting) if connecting.uid != maker => {
             return Err(Unattributable::ConnectedByAnother { maker, by: connecting.uid });
         }
@@ -28,8 +28,14 @@ pub(super) fn subject(
         uid: responsible(maker, record.namespace_owner, subordinate)?,
         groups: groups(record),
         unit: record.cgroups.as_deref().map_or(Unit::Unknown, unit_of),
-        process: None,
+        process: record.connecting.as_ref().map(process),
     })
+}
+
+/// For the log alone: who connects chooses what he runs and calls it as he likes.
+fn process(connecting: &Connecting) -> Process {
+    let exe = connecting.exe.as_deref().map(|name| String::from_utf8_lossy(name).into_owned());
+    Process { pid: connecting.pid, exe }
 }
 
 /// Whoever made the outermost user namespace answers for all uids in it. One that root made has only uids that root
@@ -58,13 +64,13 @@ fn groups(record: &Record) -> Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{Connecting, GroupList};
+    use crate::sys::GroupList;
 
     fn record() -> Record {
         Record {
             cookie: 1,
             uid: 2001,
-            connecting: Some(Connecting { uid: 2001, pid: 9 }),
+            connecting: Some(Connecting { uid: 2001, pid: 9, exe: Some(b"curl".to_vec()) }),
             namespace_owner: None,
             groups: Some(GroupList { gids: vec![3001, 5], cut: false }),
             cgroups: Some(vec![b"system.slice".to_vec(), b"a.service".to_vec()]),
@@ -81,14 +87,15 @@ mod tests {
             uid: 2001,
             groups: Groups::All(vec![3001, 5]),
             unit: Unit::Named("a.service".into()),
-            process: None,
+            process: Some(Process { pid: 9, exe: Some("curl".into()) }),
         };
         assert_eq!(judged(2001, record()), Ok(expected));
     }
 
     #[test]
     fn another_who_connects_or_owns_it_is_refused() {
-        let by_another = Record { connecting: Some(Connecting { uid: 33, pid: 9 }), uid: 0, ..record() };
+        let by_another =
+            Record { connecting: Some(Connecting { uid: 33, pid: 9, exe: None }), uid: 0, ..record() };
         assert_eq!(
             judged(0, by_another.clone()),
             Err(Unattributable::ConnectedByAnother { maker: 0, by: 33 })

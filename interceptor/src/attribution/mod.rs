@@ -119,9 +119,7 @@ impl Attribution {
             Ok(witness) => {
                 let record = witness.told_of(socket.cookie).ok_or(Unattributable::NoRecord)?;
                 let must_connect = witness.identity().connecting.is_ok();
-                let process = record.connecting.map(|connecting| witness.process(connecting));
-                let subject = judge::subject(socket.uid, &record, must_connect, &self.subordinate)?;
-                Subject { process, ..subject }
+                judge::subject(socket.uid, &record, must_connect, &self.subordinate)?
             }
             Err(_) => Subject::of_uid(self.subordinate.owner_of(socket.uid)?),
         };

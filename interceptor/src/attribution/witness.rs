@@ -1,8 +1,8 @@
 //! What the kernel's programs told of sockets, kept by the sockets' cookies until their SYNs are looked at.
 //! Must not forget one whose SYN may still come, nor grow with SYNs that were lost on the way.
 
-use crate::sys::{Connecting, Programs, Record, process};
-use imds_ipc::{Identity, MAX_EXE, Needs, Process};
+use crate::sys::{Programs, Record};
+use imds_ipc::{Identity, Needs};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
@@ -44,14 +44,11 @@ pub struct Witness {
     programs: Programs,
     identity: Identity,
     kept: Kept,
-    /// Whether processes have the same numbers here as in records.
-    sees_processes: bool,
 }
 
 impl Witness {
     pub(super) fn new(programs: Programs, identity: Identity) -> Self {
-        let witness =
-            Self { programs, identity, kept: Kept::default(), sees_processes: process::numbers_are_ours() };
+        let witness = Self { programs, identity, kept: Kept::default() };
         // until somebody says what the rules need, they may need all
         witness.need(Needs { groups: true, unit: true });
         witness
@@ -64,12 +61,6 @@ impl Witness {
     pub(super) fn need(&self, needs: Needs) {
         let groups = needs.groups && self.identity.groups.is_ok();
         self.programs.want(groups, needs.unit && self.identity.unit.is_ok());
-    }
-
-    /// For the log.
-    pub(super) fn process(&self, connecting: Connecting) -> Process {
-        let exe = self.sees_processes.then(|| process::exe(connecting.pid, MAX_EXE)).flatten();
-        Process { pid: connecting.pid, exe }
     }
 
     /// The record of the last SYN of the socket with that cookie. It was there before the SYN was.

@@ -5,7 +5,6 @@
 //!   cookie)`: whether it is that one yet
 //! - `Programs::load(services)`, `watch_connects(cgroup)`, `watch_tun(index, hook)`, `want(..)`, `read(..)`: who made a
 //!   socket and who connects it
-//! - `process::exe(pid, most)`, `process::numbers_are_ours()`: a process's program, for the log
 //! - `upstream_socket(address, mark)`: a TCP socket, not blocking, whose packets do not enter our own tun
 //! - `Signals::take()`, `ends_us()`: the signals that end the program, as a descriptor
 //! - `may_capture()`: whether this process has the privilege that capture needs
@@ -20,7 +19,6 @@ pub use linux::bpf::{Connecting, GroupList, ProgramError, Programs, Record, TunH
 pub(crate) use linux::{
     diag::SocketOwners,
     privilege::{Missing, PrivilegeError, bound, give_up},
-    process,
     signals::Signals,
     socket::{may_capture, upstream_socket},
     tun::Tun,

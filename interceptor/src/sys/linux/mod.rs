@@ -6,7 +6,6 @@ pub(crate) mod diag;
 pub(crate) mod netlink;
 pub(crate) mod nftables;
 pub(crate) mod privilege;
-pub(crate) mod process;
 pub(crate) mod rtnl;
 pub(crate) mod signals;
 pub(crate) mod socket;

@@ -1,19 +1,20 @@
 //! The program that cgroups run before a connect(2): leaves with the socket who connects it, if to the service.
 //! Must never refuse a connect, and must do nothing to those that go elsewhere.
 
-use super::Maps;
 use super::assembler::{Assembler, Call, Label, Reg, Unreachable, When, Width};
 use super::types::{Types, TypesError};
 use super::walk::{STACK, follow, keep};
+use super::{Maps, record};
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R10};
 use Width::{Bits32, Bits64};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// What is kept with a socket, in words: whether the others mean something, fsuid, process.
-pub(super) const WORDS: u32 = 4;
+/// What is kept with a socket, in words: whether the others mean something, fsuid, process, nothing, name of the program.
+pub(super) const WORDS: u32 = 4 + 16;
 pub(super) const VALID: i16 = 0;
 pub(super) const UID: i16 = 4;
 pub(super) const PID: i16 = 8;
+pub(super) const EXE: i16 = 16;
 
 /// Of `struct bpf_sock_addr` in linux/bpf.h; address and port in network byte order.
 const ADDRESS4: i16 = 4;
@@ -35,6 +36,15 @@ const SO_BINDTODEVICE: i32 = 25;
 pub(super) struct Offsets {
     task_cred: i32,
     cred_fsuid: i32,
+    exe: Option<ExeOffsets>,
+}
+
+/// The way to a program's name, which is only for the log: a kernel that keeps it elsewhere tells all else.
+struct ExeOffsets {
+    task_memory: i32,
+    memory_file: i32,
+    file_entry: i32,
+    entry_name: i32,
 }
 
 impl Offsets {
@@ -42,6 +52,18 @@ impl Offsets {
         Ok(Self {
             task_cred: types.offset("task_struct", "cred")?,
             cred_fsuid: types.offset("cred", "fsuid")?,
+            exe: ExeOffsets::of(types).ok(),
+        })
+    }
+}
+
+impl ExeOffsets {
+    fn of(types: &Types) -> Result<Self, TypesError> {
+        Ok(Self {
+            task_memory: types.offset("task_struct", "mm")?,
+            memory_file: types.offset("mm_struct", "exe_file")?,
+            file_entry: types.offset("file", "f_path")? + types.offset("path", "dentry")?,
+            entry_name: types.offset("dentry", "d_name")? + types.offset("qstr", "name")?,
         })
     }
 }
@@ -126,6 +148,9 @@ fn keep_who_connects(a: &mut Assembler, offsets: &Offsets, maps: &Maps) {
     a.copy(R8, R0);
     // of an earlier connect, perhaps
     a.store_number(Bits32, R8, VALID, 0);
+    for at in (EXE..EXE + record::EXE_LENGTH).step_by(8) {
+        a.store_number(Bits64, R8, at, 0);
+    }
     a.call(Call::CurrentTask);
     follow(a, R0, R0, offsets.task_cred, unknown);
     keep(a, (R8, UID), R0, offsets.cred_fsuid, unknown);
@@ -133,7 +158,24 @@ fn keep_who_connects(a: &mut Assembler, offsets: &Offsets, maps: &Maps) {
     a.shift_right(R0, 32);
     a.store(Bits32, R8, PID, R0);
     a.store_number(Bits32, R8, VALID, 1);
+    if let Some(offsets) = &offsets.exe {
+        keep_program(a, offsets, unknown);
+    }
     a.place(unknown);
+}
+
+/// The name of the file that the task runs, cut to what there is room for. A task of the kernel has none.
+fn keep_program(a: &mut Assembler, offsets: &ExeOffsets, none: Label) {
+    a.call(Call::CurrentTask);
+    follow(a, R0, R0, offsets.task_memory, none);
+    follow(a, R0, R0, offsets.memory_file, none);
+    follow(a, R0, R0, offsets.file_entry, none);
+    follow(a, R0, R0, offsets.entry_name, none);
+    a.copy(R3, R0);
+    a.copy(R1, R8);
+    a.add(R1, EXE.into());
+    a.set(R2, record::EXE_LENGTH.into());
+    a.call(Call::ReadKernelText);
 }
 
 /// Takes a socket off the device it is bound to, so that it meets the tun. The kernel lets only processes that may use

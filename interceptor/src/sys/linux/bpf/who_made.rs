@@ -155,6 +155,10 @@ fn who_connects(a: &mut Assembler, maps: &Maps) {
         a.load(Bits32, R1, R0, from);
         a.store(Bits32, R8, to, R1);
     }
+    for at in (0..record::EXE_LENGTH).step_by(8) {
+        a.load(Bits64, R1, R0, super::who_connects::EXE + at);
+        a.store(Bits64, R8, record::EXE + at, R1);
+    }
     a.place(unknown);
 }
 
