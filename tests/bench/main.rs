@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod crowd;
 mod http;
 mod load;
 mod process;

@@ -36,6 +36,8 @@ pub(crate) struct Report {
     pub(crate) rounds: usize,
     pub(crate) loads: Vec<Measured>,
     pub(crate) open_connections: Vec<Open>,
+    /// imds-filterd's alone.
+    pub(crate) crowded: Vec<Crowded>,
     /// Requests that failed, and the first reason; any makes the run worthless.
     pub(crate) failed: usize,
     pub(crate) first_error: Option<String>,
@@ -85,6 +87,14 @@ pub(crate) struct Open {
     /// Of new connections made meanwhile, one at a time.
     pub(crate) p50_us: f64,
     pub(crate) processor_us: f64,
+}
+
+/// New connections, one at a time, while so many other processes run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Crowded {
+    pub(crate) processes: usize,
+    pub(crate) p50_us: Spread,
+    pub(crate) processor_us: Spread,
 }
 
 /// One variant, one load, one round.

@@ -1,9 +1,10 @@
 //! The order of measuring, inside of the lab: rounds, in each every variant in turn, on each every load.
 //! Judges nothing.
 
+use crate::crowd;
 use crate::load::{self, Kind, Load, Outcome};
 use crate::process;
-use crate::report::{Open, Report, Sample, Samples, percentile_us};
+use crate::report::{Crowded, Open, Report, Sample, Samples, percentile_us};
 use crate::variant::{Up, Variant, run};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::OsStr;
@@ -53,6 +54,7 @@ pub(crate) fn measure(rounds: usize, nginx: &OsStr) -> io::Result<Report> {
         }
     }
     let open_connections = open_connections(nginx, &mut faults)?;
+    let crowded = crowded(nginx, &mut faults)?;
     let measured = LOADS.iter().zip(&samples);
     Ok(Report {
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
@@ -61,6 +63,7 @@ pub(crate) fn measure(rounds: usize, nginx: &OsStr) -> io::Result<Report> {
         rounds,
         loads: measured.filter_map(|(load, samples)| samples.measured(load)).collect(),
         open_connections,
+        crowded,
         failed: faults.failed,
         first_error: faults.first,
     })
@@ -159,5 +162,13 @@ fn open_connections(nginx: &OsStr, faults: &mut Faults) -> io::Result<Vec<Open>>
         drop(open);
         up.take_down()?;
     }
+    Ok(rows)
+}
+
+fn crowded(nginx: &OsStr, faults: &mut Faults) -> io::Result<Vec<Crowded>> {
+    let up = Variant::Filterd.put_up(nginx)?;
+    faults.note(Variant::Filterd, &WARM_UP, &load::run(&WARM_UP));
+    let rows = crowd::measure(|| sample(Variant::Filterd, &up, &WHILE_OPEN, faults))?;
+    up.take_down()?;
     Ok(rows)
 }

@@ -21,6 +21,7 @@ pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
     latencies(&mut out, report)?;
     costs(&mut out, report)?;
     open(&mut out, report)?;
+    crowded(&mut out, report)?;
     budget(&mut out, report)?;
     if let Some(error) = &report.first_error {
         writeln!(out, "\n{} requests FAILED, so this run says nothing. The first: {error}", report.failed)?;
@@ -106,6 +107,15 @@ fn open(out: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
+fn crowded(out: &mut String, report: &Report) -> fmt::Result {
+    writeln!(out, "\nimds-filterd while other processes run: a request, microseconds: p50, processor")?;
+    for row in &report.crowded {
+        let (p50, processor) = (row.p50_us.median, row.processor_us.median);
+        writeln!(out, "{:<16}{:>6} {p50:>23.0} {processor:>8.1}", "", row.processes)?;
+    }
+    Ok(())
+}
+
 fn budget(out: &mut String, report: &Report) -> fmt::Result {
     writeln!(out, "\nbudget")?;
     let row = |kind: &str, clients| {
@@ -137,6 +147,16 @@ fn budget(out: &mut String, report: &Report) -> fmt::Result {
         let Some(Measured { processor_ratio, .. }) = row(kind, 8) else { continue };
         let ratio = processor_ratio.median;
         writeln!(out, "{:<8} processor time, {kind}: {ratio:.2} x nginx (at most 2)", at_most(ratio, 2.0))?;
+    }
+    if let (Some(few), Some(many)) = (report.crowded.first(), report.crowded.last()) {
+        let ratio = many.processor_us.median / few.processor_us.median;
+        writeln!(
+            out,
+            "{:<8} processor time with {} processes: {ratio:.2} x that with {} (at most 1.2)",
+            at_most(ratio, 1.2),
+            many.processes,
+            few.processes
+        )?;
     }
     memory(out, report)
 }
