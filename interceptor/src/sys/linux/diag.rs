@@ -20,6 +20,8 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
 const SYN_SENT: u8 = 2;
+/// linux/err.h
+const MAX_ERRNO: i32 = 4095;
 /// Answers to earlier questions that may lie before ours: none, unless one was given up.
 const MAX_STALE: usize = 16;
 
@@ -33,11 +35,26 @@ pub(crate) struct Socket {
 
 /// What the kernel says of the socket asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Found {
+pub(super) struct Found {
     state: u8,
     uid: u32,
     inode: u32,
     cookie: u64,
+}
+
+impl Found {
+    /// It, if it has sent a SYN and nothing more.
+    pub(super) fn connecting(self) -> Result<Socket, Unattributable> {
+        // an ESTABLISHED one is root's idle connection whose port a container behind a masquerading bridge was given
+        if self.state != SYN_SENT {
+            return Err(Unattributable::NotConnecting);
+        }
+        // kernels before 6.17 show uid 0 for a socket without a file
+        if self.inode == 0 {
+            return Err(Unattributable::Closed);
+        }
+        Ok(Socket { uid: self.uid, cookie: self.cookie })
+    }
 }
 
 /// Asks the kernel who owns local sockets.
@@ -69,16 +86,7 @@ impl SocketOwners {
     /// The socket with this four-tuple that has sent a SYN and nothing more. Takes 1 to 11 microseconds, however many
     /// sockets there are (design section 6).
     pub(crate) fn connecting(&mut self, four_tuple: &FourTuple) -> Result<Socket, Unattributable> {
-        let found = self.find(four_tuple)?;
-        // an ESTABLISHED one is root's idle connection whose port a container behind a masquerading bridge was given
-        if found.state != SYN_SENT {
-            return Err(Unattributable::NotConnecting);
-        }
-        // kernels before 6.17 show uid 0 for a socket without a file
-        if found.inode == 0 {
-            return Err(Unattributable::Closed);
-        }
-        Ok(Socket { uid: found.uid, cookie: found.cookie })
+        self.find(four_tuple)?.connecting()
     }
 
     /// Whether the socket with this four-tuple is still that one, whatever has become of it meanwhile.
@@ -149,7 +157,7 @@ fn padded(ip: IpAddr) -> [u8; 16] {
 }
 
 /// What the answer says, if it is about exactly that socket.
-fn judge(answer: &[u8], four_tuple: &FourTuple, device: u32) -> Result<Found, Unattributable> {
+pub(super) fn judge(answer: &[u8], four_tuple: &FourTuple, device: u32) -> Result<Found, Unattributable> {
     let mut reader = Reader(answer);
     let length = reader.u32()?;
     if usize::try_from(length).map_or(true, |length| length > answer.len()) {
@@ -160,9 +168,12 @@ fn judge(answer: &[u8], four_tuple: &FourTuple, device: u32) -> Result<Found, Un
     match kind {
         NLMSG_ERROR => {
             let code = i32::from_ne_bytes(reader.take()?);
-            return Err(match Errno::from_raw_os_error(code.saturating_neg()) {
-                Errno::NOENT => Unattributable::NoSocket,
-                errno => Unattributable::Os(errno),
+            return Err(match code.checked_neg() {
+                Some(number @ 1..=MAX_ERRNO) => match Errno::from_raw_os_error(number) {
+                    Errno::NOENT => Unattributable::NoSocket,
+                    errno => Unattributable::Os(errno),
+                },
+                Some(_) | None => Unattributable::Answer,
             });
         }
         SOCK_DIAG_BY_FAMILY => {}
@@ -310,6 +321,11 @@ mod tests {
         assert_eq!(judge(&error, &asked(), DEVICE), Err(Unattributable::NoSocket));
         error[16..20].copy_from_slice(&(-1_i32).to_ne_bytes());
         assert_eq!(judge(&error, &asked(), DEVICE), Err(Unattributable::Os(Errno::PERM)));
+        // no errno: an acknowledgement nobody asked for, or nonsense
+        for code in [0_i32, 1, 2, -4096, i32::MIN, i32::MAX] {
+            error[16..20].copy_from_slice(&code.to_ne_bytes());
+            assert_eq!(judge(&error, &asked(), DEVICE), Err(Unattributable::Answer), "{code}");
+        }
         let whole = Answer::about(asked()).bytes();
         for length in 0..whole.len() {
             assert_eq!(judge(&whole[..length], &asked(), DEVICE), Err(Unattributable::Answer), "{length}");
