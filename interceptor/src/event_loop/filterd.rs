@@ -13,6 +13,8 @@ use std::time::Instant;
 
 /// Messages read of one peer before others get their turn.
 const MESSAGES: usize = 1024;
+/// Who came in before packets get their turn: whoever comes and goes without end must not keep us at the door.
+const CALLERS: usize = 16;
 
 impl EventLoop {
     pub(super) fn serve_peers(&mut self, now: Instant) {
@@ -55,7 +57,9 @@ impl EventLoop {
     fn obey(&mut self, key: usize, message: &FromFilterd, now: Instant) -> Result<(), PeerError> {
         match message {
             FromFilterd::Hello(_) => {
-                tracing::info!("imds-filterd attached");
+                if let Some(more) = self.throttles.attached.pass(now) {
+                    tracing::info!("imds-filterd attached{}", and_more(more));
+                }
                 self.release_held(now);
                 Ok(())
             }
@@ -170,7 +174,10 @@ impl EventLoop {
             self.retry_door = None;
             self.ready.door = true;
         }
-        while self.ready.door {
+        for _ in 0..CALLERS {
+            if !self.ready.door {
+                return;
+            }
             match self.door.accept() {
                 Ok(None) => self.ready.door = false,
                 Ok(Some(Caller::Filterd(socket))) => self.let_in(socket, now),
@@ -212,12 +219,11 @@ impl EventLoop {
 
     /// Ends a peer: its dials are given up, its connections reset unless it had said that they end. Here a later
     /// version gives them, and their unanswered bytes, to the next filterd.
-    pub(super) fn drop_peer(&mut self, key: usize, why: &PeerError, _now: Instant) {
+    pub(super) fn drop_peer(&mut self, key: usize, why: &PeerError, now: Instant) {
         let Some(peer) = self.peers.remove(key) else { return };
-        if peer.attached() {
-            tracing::warn!("imds-filterd detached: {why}");
-        } else {
-            tracing::warn!("refused an imds-filterd: {why}");
+        if let Some(more) = self.throttles.detached.pass(now) {
+            let what = if peer.attached() { "imds-filterd detached" } else { "refused an imds-filterd" };
+            tracing::warn!("{what}: {why}{}", and_more(more));
         }
         self.dials.forget(key);
         let orphans: Vec<usize> = self
@@ -233,4 +239,9 @@ impl EventLoop {
             self.netstack.touch(orphan);
         }
     }
+}
+
+/// Comings and goings are few, and their number is news only when they are not.
+fn and_more(number: u64) -> String {
+    if number == 0 { String::new() } else { format!(" ({number} more such)") }
 }

@@ -35,6 +35,8 @@ struct Throttles {
     refused: Throttle,
     panicked: Throttle,
     strangers: Throttle,
+    attached: Throttle,
+    detached: Throttle,
     reset: Throttle,
     wire: Throttle,
 }
