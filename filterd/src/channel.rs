@@ -318,7 +318,12 @@ impl Channel {
                 self.wake.notified().await;
                 continue;
             }
-            let sent = self.socket.async_io(Interest::WRITABLE, || unless_blocked(self.send_some())).await;
+            let sent = self.socket.async_io(Interest::WRITABLE, || unless_blocked(self.send_some()));
+            let sent = tokio::select! {
+                sent = sent => sent,
+                // more waits: perhaps too much, and room may never come
+                () = self.wake.notified() => continue,
+            };
             match sent {
                 Ok(Ok(())) => self.moved.notify_waiters(),
                 Ok(Err(end)) => return end,

@@ -2,6 +2,7 @@
 
 mod played;
 
+use imds_ipc::channel::ChannelError;
 use imds_ipc::{DialFailure, FromFilterd, FromInterceptor, Hello, Subject};
 use played::{ALLOW_ALL, Client, Filterd, GET, OK};
 use std::os::fd::AsFd;
@@ -227,4 +228,29 @@ fn no_connection_ends_before_interceptor_could_hear_that_it_is_meant() {
         client.stream.get_ref().set_nonblocking(false).unwrap();
         assert_eq!(client.rest(), "");
     }
+}
+
+#[test]
+fn an_interceptor_that_never_reads_ends_the_channel_with_75() {
+    // each connection is one whose client has gone, so each is answered with a Close that nobody reads
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let (ours, theirs) = pair();
+    drop(ours);
+    let mut bytes = Vec::new();
+    let ended = (0..100_000).any(|_| {
+        filterd.connection(1).encode(&mut bytes);
+        match imds_ipc::channel::send(&filterd.channel, &bytes, Some(theirs.as_fd())) {
+            Ok(()) => false,
+            Err(ChannelError::WouldBlock) => {
+                // filterd is busy with those before
+                played::wait_writable(&filterd.channel);
+                false
+            }
+            Err(end) => end == ChannelError::Closed,
+        }
+    });
+    assert!(ended, "it goes on, whatever it cannot say");
+    let (status, log) = filterd.end();
+    assert_eq!(status.code(), Some(75), "{log}");
+    assert!(log.contains("does not read"), "{log}");
 }

@@ -269,7 +269,16 @@ pub fn accept(listener: &OwnedFd) -> OwnedFd {
 }
 
 fn wait_readable(socket: &OwnedFd) {
-    let mut asked = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::IN)];
+    wait(socket, rustix::event::PollFlags::IN);
+}
+
+/// For room, or for the end.
+pub fn wait_writable(socket: &OwnedFd) {
+    wait(socket, rustix::event::PollFlags::OUT);
+}
+
+fn wait(socket: &OwnedFd, event: rustix::event::PollFlags) {
+    let mut asked = [rustix::event::PollFd::new(socket, event)];
     let patience = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
     let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut asked, Some(&patience)));
     assert_eq!(ready, Ok(1), "filterd says nothing");
