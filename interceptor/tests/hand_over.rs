@@ -280,6 +280,29 @@ fn an_end_without_close_is_a_reset_and_so_is_the_end_of_filterd() {
 }
 
 #[test]
+fn a_client_that_does_not_read_keeps_nothing_that_filterd_has_left() {
+    privately("a_client_that_does_not_read_keeps_nothing_that_filterd_has_left", || {
+        let _world = World::start();
+        let filterd = Filterd::attach();
+        for to in [V4, V6] {
+            let client = dial(to).unwrap();
+            let mut given = filterd.given();
+            given.stream.set_nonblocking(true).unwrap();
+            while wait_for_room(&given.stream, Duration::from_millis(300)) {
+                let _ = given.stream.write(&[7; 65_536]);
+            }
+            drop(given.stream);
+            // without reading it cannot see the reset but by its state
+            let start = Instant::now();
+            while client.take_error().unwrap().is_none() && start.elapsed() < Duration::from_secs(3) {
+                let_time_pass(Duration::from_millis(10));
+            }
+            assert!(start.elapsed() < Duration::from_secs(1), "{to}: {:?}", start.elapsed());
+        }
+    });
+}
+
+#[test]
 fn a_clients_reset_ends_filterds_side() {
     privately("a_clients_reset_ends_filterds_side", || {
         let _world = World::start();
