@@ -14,6 +14,7 @@ mod language;
 mod lexer;
 mod names;
 mod percent;
+mod print;
 mod refusal;
 mod request;
 mod rules;

@@ -209,3 +209,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_printed_file_is_the_same_rules_in_one_form() {
+    for (given, printed) in [
+        ("# nothing\n\n", ""),
+        (" Allow\t\"//latest///meta-data//\"# why", "Allow \"/latest/meta-data\"\n"),
+        ("Allow \"\u{2f}\"\r\nDeny \"/*\"", "Allow \"/\"\nDeny \"/*\"\n"),
+        (
+            "Deny group \"domain users\" user \"svc\" \"/a b/\u{e9}\"",
+            "Deny user svc group \"domain users\" \"/a b/\u{e9}\"\n",
+        ),
+        ("Allow user \"#1\" group 007 \"/\"", "Allow user \"#1\" group 7 \"/\"\n"),
+        ("Deny unit \"a@b.service\" user 1 \"/\"", "Deny user 1 unit a@b.service \"/\"\n"),
+        // a word may begin with a slash, a quoted name may not
+        ("Allow user /a\"/\"", "Allow user /a \"/\"\n"),
+    ] {
+        assert_eq!(parse("t", given.as_bytes()).unwrap().to_string(), printed, "{given:?}");
+        assert_eq!(parse("t", printed.as_bytes()).unwrap().to_string(), printed);
+    }
+}
