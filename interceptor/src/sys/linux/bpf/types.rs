@@ -11,6 +11,8 @@ const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 /// Anonymous structures and unions inside of each other.
 const MAX_DEPTH: u8 = 8;
+/// Members looked at for one: a hundred times what the largest structure has. Types may name each other at will.
+const MAX_MEMBERS: u32 = 100_000;
 
 const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
@@ -86,26 +88,29 @@ impl Types {
 
     fn text(&self, offset: u32) -> Option<&[u8]> {
         let start = self.strings.checked_add(usize::try_from(offset).ok()?)?;
-        self.bytes.get(start..)?.split(|byte| *byte == 0).next()
+        let rest = self.bytes.get(start..)?;
+        rest.get(..rest.iter().position(|byte| *byte == 0)?)
     }
 
     /// How many bytes into the structure `of` its member `name` lies, members of anonymous ones inside it included.
     pub(super) fn offset(&self, of: &'static str, name: &'static str) -> Result<i32, TypesError> {
+        let mut budget = MAX_MEMBERS;
         let is_it = |place: &usize| {
             matches!(self.kind(*place), Some((STRUCT, count, _)) if count > 0)
                 && word(&self.bytes, *place).and_then(|name| self.text(name)) == Some(of.as_bytes())
         };
         let found = self.places.iter().skip(1).copied().find(is_it);
-        let offset = found.and_then(|place| self.member(place, name.as_bytes(), MAX_DEPTH));
+        let offset = found.and_then(|place| self.member(place, name.as_bytes(), MAX_DEPTH, &mut budget));
         offset.and_then(|offset| i32::try_from(offset).ok()).ok_or(TypesError::Missing(of, name))
     }
 
-    fn member(&self, place: usize, wanted: &[u8], depth: u8) -> Option<usize> {
+    fn member(&self, place: usize, wanted: &[u8], depth: u8, budget: &mut u32) -> Option<usize> {
         let (kind, count, has_bit_fields) = self.kind(place)?;
         if !matches!(kind, STRUCT | UNION) || depth == 0 {
             return None;
         }
         (0..count).find_map(|at| {
+            *budget = budget.checked_sub(1)?;
             let member = place.checked_add(12)?.checked_add(at.checked_mul(12)?)?;
             let bits = word(&self.bytes, member.checked_add(8)?)?;
             // with bit fields the upper byte is a width
@@ -119,7 +124,7 @@ impl Types {
                 return None;
             }
             let inner = *self.places.get(number(&self.bytes, member.checked_add(4)?)?)?;
-            offset.checked_add(self.member(inner, wanted, depth - 1)?)
+            offset.checked_add(self.member(inner, wanted, depth - 1, budget)?)
         })
     }
 }
@@ -147,6 +152,10 @@ mod tests {
             vec![outer, STRUCT << 24 | 2, 12, first, 1, 0, 0, 3, 32], // 4
         ]
         .concat();
+        bytes(&types, strings)
+    }
+
+    fn bytes(types: &[u32], strings: &[u8]) -> Vec<u8> {
         let length = u32::try_from(4 * types.len()).unwrap();
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
         bytes.extend([1, 0]);
@@ -177,6 +186,22 @@ mod tests {
                 let _ = types.offset("outer", "deep");
             }
         }
+    }
+
+    #[test]
+    fn a_name_that_does_not_end_is_none() {
+        let whole = description();
+        let cut = whole[..whole.len() - 1].to_vec();
+        assert_eq!(Types::parse(whole).unwrap().text(28), Some(&b"u32"[..]));
+        assert_eq!(Types::parse(cut).unwrap().text(28), None);
+    }
+
+    #[test]
+    fn types_that_name_each_other_end() {
+        // a hundred nameless members, each the structure itself again, eight deep: 100^8 steps
+        let types = [vec![1, STRUCT << 24 | 100, 0], [0, 1, 0].repeat(100)].concat();
+        let types = Types::parse(bytes(&types, b"\0outer\0")).unwrap();
+        assert!(matches!(types.offset("outer", "first"), Err(TypesError::Missing("outer", "first"))));
     }
 
     #[test]
