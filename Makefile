@@ -4,6 +4,7 @@
 #   make demo       as root: a private network with a metadata service, both daemons, users allowed and refused
 #   make check      tests that need neither root nor network; installs nothing (for packagers)
 #   make test       every test; as root; installs what it needs
+#   make fuzz       every fuzz target for FUZZ_SECONDS=60, as many at once as there are processors
 #   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5
 #   make install    into $(DESTDIR)$(PREFIX); `make uninstall` takes it away again
 CARGO ?= cargo
@@ -18,6 +19,7 @@ MANDIR = $(PREFIX)/share/man
 DOCDIR = $(PREFIX)/share/doc/imds-filterd
 INSTALL ?= install
 RELEASE ?= target/release
+FUZZ_SECONDS ?= 60
 BENCH_ROUNDS ?= 5
 
 DAEMONS = imds-interceptor imds-filterd
@@ -49,6 +51,11 @@ test: deps
 	$(CARGO) build --locked --workspace --bins
 	sh tests/clients/install.sh
 	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml --target-dir target
+
+# libFuzzer is C++; its programs are built apart from everything else
+fuzz: deps
+	CARGO="$(CARGO)" FUZZ_SECONDS="$(FUZZ_SECONDS)" sh fuzz/run.sh
 
 bench: deps
 	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imds-tests --bins
@@ -92,4 +99,4 @@ uninstall:
 	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done
 	rm -rf $(DESTDIR)$(DOCDIR)
 
-.PHONY: all build deps demo check test bench install uninstall
+.PHONY: all build deps demo check test fuzz bench install uninstall

@@ -46,7 +46,7 @@ pub struct Upstream {
 impl Upstream {
     /// # Errors
     /// When the descriptor is no socket that can be waited for.
-    pub(crate) fn new(stream: OwnedFd, host: HeaderValue) -> Result<Self, ForwardError> {
+    pub fn new(stream: OwnedFd, host: HeaderValue) -> Result<Self, ForwardError> {
         let stream = std::net::TcpStream::from(stream);
         // interceptor is not trusted with this: a socket that blocks would stop every client
         stream.set_nonblocking(true).map_err(|_| ForwardError::Socket)?;

@@ -11,4 +11,6 @@ pub mod netstack;
 pub mod start;
 #[allow(unsafe_code)]
 mod sys;
+#[cfg(feature = "fuzzing")]
+pub use sys::fuzzing;
 pub mod upstream;

@@ -15,6 +15,8 @@
 pub(crate) mod linux;
 #[cfg(target_os = "linux")]
 pub use linux::bpf::{Connecting, GroupList, ProgramError, Programs, Record, TunHook};
+#[cfg(all(target_os = "linux", feature = "fuzzing"))]
+pub use linux::fuzzing;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     diag::SocketOwners,

@@ -3,6 +3,8 @@
 pub(crate) mod bpf;
 mod calls;
 pub(crate) mod diag;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub(crate) mod netlink;
 pub(crate) mod nftables;
 pub(crate) mod privilege;

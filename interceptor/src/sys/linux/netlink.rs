@@ -80,7 +80,7 @@ impl Message {
         self
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.finished(0, 0)
     }

@@ -133,7 +133,7 @@ impl Policy {
         }
     }
 
-    fn insertion(&self) -> Message {
+    pub(super) fn insertion(&self) -> Message {
         let mut body = self.selector();
         body.extend([0xff; 32]); // no limit of bytes or packets
         body.extend([0; 32]); // no limit of time
@@ -163,7 +163,7 @@ impl Policy {
         }
     }
 
-    fn read(received: Received<'_>) -> Option<Self> {
+    pub(super) fn read(received: Received<'_>) -> Option<Self> {
         let body = received.payload;
         let six = u16_at(body, 40)? == 10;
         let address = |at: usize| -> Option<IpAddr> {

@@ -25,6 +25,18 @@ use syscall::{Hook, MapKind, MapPlan, ProgramKind};
 use types::{Types, TypesError};
 use who_connects::Family;
 
+/// For fuzzing alone: a record's bytes, read.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzed_record(bytes: &[u8]) -> Option<Record> {
+    Record::parse(bytes)
+}
+
+/// For fuzzing alone: where a description of types puts a member.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzed_offset(description: &[u8], of: &'static str, name: &'static str) -> Option<i32> {
+    Types::fuzzed(description, of, name)
+}
+
 /// Room for records not yet read, bytes, a power of two: three thousand SYNs, six times a tun's queue.
 const RING: u32 = 256 << 10;
 const NO_PREALLOCATION: u32 = 1;

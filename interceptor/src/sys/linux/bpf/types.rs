@@ -45,6 +45,12 @@ impl Types {
         Self::parse(bytes).ok_or(TypesError::Malformed)
     }
 
+    /// For fuzzing alone: an offset in a description.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn fuzzed(description: &[u8], of: &'static str, name: &'static str) -> Option<i32> {
+        Self::parse(description.to_vec())?.offset(of, name).ok()
+    }
+
     /// Header: magic u16, version u8, flags u8, header length, types' offset and length, strings' offset and length.
     fn parse(bytes: Vec<u8>) -> Option<Self> {
         let magic = u16::from_ne_bytes(*bytes.first_chunk()?);

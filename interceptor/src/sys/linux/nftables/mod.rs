@@ -202,6 +202,12 @@ fn read_rule(received: Received<'_>) -> Option<(String, String)> {
     Some((chain, comment.unwrap_or("").to_owned()))
 }
 
+/// For fuzzing alone: reads a message in every way.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzed(received: Received<'_>) {
+    let _ = (read_chain(received), read_rule(received), concerns(received, "imds"));
+}
+
 /// The tables of our network namespace.
 pub(crate) struct Tables(Requests);
 

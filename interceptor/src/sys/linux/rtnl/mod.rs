@@ -2,6 +2,8 @@
 //! Decides nothing.
 
 mod address;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
 mod link;
 mod route;
 mod rule;

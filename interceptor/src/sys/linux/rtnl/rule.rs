@@ -60,12 +60,12 @@ impl fmt::Display for Rule {
 }
 
 const FRA_DST: u16 = 1;
-const FRA_IIFNAME: u16 = 3;
+pub(super) const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
-const FRA_TABLE: u16 = 15;
-const FRA_FWMASK: u16 = 16;
+pub(super) const FRA_TABLE: u16 = 15;
+pub(super) const FRA_FWMASK: u16 = 16;
 const FRA_PAD: u16 = 18;
 const FRA_PROTOCOL: u16 = 21;
 const FRA_IP_PROTO: u16 = 22;
