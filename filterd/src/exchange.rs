@@ -83,7 +83,8 @@ fn admit(filter: &Filter, client: &Client) -> Result<(), Refused> {
 }
 
 fn judge(filter: &Filter, client: &Client, request: Request, entry: &mut Entry) -> Result<Permit, Refused> {
-    match decide(&filter.rules, &client.subject, request) {
+    let in_force = filter.in_force();
+    match decide(&in_force.rules, &client.subject, request) {
         Verdict::Allow(permit) => {
             entry.rule = permit.rule().map(|rule| rule.line);
             Ok(permit)

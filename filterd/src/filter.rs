@@ -1,11 +1,12 @@
 //! What all exchanges share, and what is known of one client.
 //! Decides nothing; opens nothing.
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Output};
 use crate::channel::Channel;
+use crate::in_force::InForce;
 use crate::limits::{Limits, OverLimit};
 use hyper::header::{HeaderValue, InvalidHeaderValue};
-use imds_rules::{Profile, Rules, Subject, Unit};
+use imds_rules::{Profile, Subject, Unit};
 use imds_settings::{GroupSource, Settings};
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +25,10 @@ pub(crate) struct Service {
 }
 
 pub struct Filter {
-    pub(crate) rules: Rules,
+    pub(crate) in_force: RefCell<Rc<InForce>>,
+    /// Of the rules in force: the number of reloads before.
+    pub(crate) generation: Cell<u64>,
+    pub(crate) reloaded: Notify,
     pub(crate) services: Vec<Rc<Service>>,
     pub(crate) settings: imds_settings::Limits,
     pub(crate) groups: GroupSource,
@@ -41,12 +45,15 @@ impl Filter {
     /// When a service's address cannot be a `Host` value; none such exists.
     pub fn new(
         settings: &Settings,
-        rules: Rules,
-        audit: Audit,
+        in_force: InForce,
+        output: Output,
         interceptor: Channel,
     ) -> Result<Self, InvalidHeaderValue> {
+        let audit = Audit::new(output, in_force.shown());
         Ok(Self {
-            rules,
+            in_force: RefCell::new(Rc::new(in_force)),
+            generation: Cell::new(0),
+            reloaded: Notify::new(),
             services: services(settings)?,
             limits: RefCell::new(Limits::new(&settings.limits)),
             settings: settings.limits.clone(),

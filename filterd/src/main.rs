@@ -2,14 +2,17 @@
 //! Serves nobody itself: the library does.
 #![forbid(unsafe_code)]
 
-use imds_filterd::audit::{Audit, Output};
+use imds_filterd::audit::Output;
 use imds_filterd::channel::{Channel, ChannelEnd};
+use imds_filterd::control::{self, Control};
+use imds_filterd::names::{self, WATCH_NAMES};
 use imds_filterd::notices::Notices;
 use imds_filterd::sandbox::{self, Missing, SandboxError};
 use imds_filterd::start::{self, Loaded};
-use imds_filterd::{End, Filter, log, serve, subject};
-use imds_ipc::{FILTER_SOCKET, Identity, Lack};
+use imds_filterd::{End, Filter, choose, log, serve};
+use imds_ipc::FILTER_SOCKET;
 use imds_settings::{Accounts, Settings, exit};
+use lexopt::ValueExt;
 use sd_notify::NotifyState;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -43,6 +46,8 @@ fn failure<E: Display>(code: u8) -> impl Fn(E) -> Failure {
 
 enum Asked {
     Run(Option<PathBuf>),
+    /// Of filterd alone, for itself: see `names`.
+    Watch(String),
     Print(String),
 }
 
@@ -59,13 +64,21 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Asked::Run(config) => match run(config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(Failure(code, message)) => {
-                eprintln!("imds-filterd: {message}");
-                ExitCode::from(code)
-            }
-        },
+        Asked::Run(config) => ended(run(config)),
+        Asked::Watch(user) => {
+            log::start();
+            ended(names::watch(&user).map_err(failure(exit::OS)))
+        }
+    }
+}
+
+fn ended(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, message)) => {
+            eprintln!("imds-filterd: {message}");
+            ExitCode::from(code)
+        }
     }
 }
 
@@ -79,6 +92,9 @@ fn arguments(args: impl IntoIterator<Item = OsString>) -> Result<Asked, lexopt::
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
                 return Ok(Asked::Print(format!("imds-filterd {}\n", env!("CARGO_PKG_VERSION"))));
             }
+            lexopt::Arg::Value(word) if word == WATCH_NAMES => {
+                return Ok(Asked::Watch(parser.value()?.parse()?));
+            }
             other => return Err(other.unexpected()),
         }
     }
@@ -90,8 +106,8 @@ fn run(config: Option<PathBuf>) -> Result<(), Failure> {
     log::start();
     let settings = Settings::load(config.as_deref()).map_err(failure(exit::CONFIGURATION))?;
     let accounts = Accounts::open();
-    let loaded = start::load(&settings.filter.rules, &accounts)
-        .map_err(|error| Failure(error.exit_code(), error.to_string()))?;
+    let loaded =
+        start::load(&settings, &accounts).map_err(|error| Failure(error.exit_code(), error.to_string()))?;
     let output = Output::stdout().map_err(failure(exit::OS))?;
     let notices = Notices::connect().unwrap_or_else(|error| {
         tracing::warn!("the service manager will not be told: {error}");
@@ -148,19 +164,23 @@ async fn filter(
         attached = attach(&settings, missing) => attached?,
         () = stop.as_mut() => return Ok(()),
     };
-    // an interceptor says what it can tell before its first word else
-    let identity = interceptor.identity().unwrap_or(Identity::partial(Lack::Refused));
-    let needs = subject::needs(&loaded.rules, settings.filter.groups, identity).map_err(|error| {
-        Failure(exit::CONFIGURATION, format!("{}: {error}", settings.filter.rules.display()))
-    })?;
-    interceptor.need(needs);
-    let rules = loaded.rules.len();
-    let audit = Audit::new(output, loaded.user_names);
+    let Loaded { in_force, spare, accepted, control, watcher } = loaded;
+    let chosen = choose(&settings, &interceptor, in_force, spare, accepted);
+    let in_force = chosen.map_err(failure(exit::CONFIGURATION))?;
+    let rules = in_force.rules().len();
     let filter =
-        Filter::new(&settings, loaded.rules, audit, interceptor).map_err(failure(exit::CONFIGURATION))?;
+        Filter::new(&settings, in_force, output, interceptor).map_err(failure(exit::CONFIGURATION))?;
+    let filter = Rc::new(filter);
+    if let Some(control) = control {
+        let control = Control::listen(control).map_err(failure(exit::OS))?;
+        tokio::task::spawn_local(control::serve(Rc::clone(&filter), control));
+    }
+    if let Some(watcher) = watcher {
+        tokio::task::spawn_local(names::follow(Rc::clone(&filter), watcher));
+    }
     tracing::info!("attached to interceptor, {rules} rules in force");
     notices.tell(&NotifyState::Ready);
-    let end = serve(Rc::new(filter), stop).await;
+    let end = serve(filter, stop).await;
     notices.tell(&NotifyState::Stopping);
     match end {
         End::Stopped => Ok(()),

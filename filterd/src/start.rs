@@ -1,31 +1,36 @@
 //! Everything that is read from files, before privileges are given up. Nothing here is called afterwards.
 //! Serves nobody.
 
-use imds_rules::{Members, Names, Parsed, Rules, Severity};
-use imds_settings::{AccountError, Accounts, exit};
-use std::collections::HashMap;
+use crate::control::{Bound, Control};
+use crate::in_force::InForce;
+use crate::names::{self, group, shown, user};
+use imds_ipc::control::{Ask, CONTROL_DIRECTORY, Mode, RuleSet};
+use imds_rules::{Names, Severity};
+use imds_settings::{AccountError, Accounts, Kept, ReadError, Settings, exit, read_trusted};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::SystemTime;
 
 /// The parser has bounds of its own; this one keeps a wrong path from filling the memory.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Rules and the names that the audit trail shows.
+/// What serving needs and only the start can have.
 pub struct Loaded {
-    pub rules: Rules,
-    pub user_names: HashMap<u32, String>,
+    pub in_force: InForce,
+    /// What was last in force before, should interceptor not be able to serve these.
+    pub spare: Option<InForce>,
+    /// Takes a byte when they are in force: from then on they are the last good ones.
+    pub accepted: Option<OwnedFd>,
+    pub control: Option<Bound>,
+    pub watcher: Option<UnixStream>,
 }
 
 /// Why there are no rules. Displays file, line and column where there are any.
 #[derive(Debug)]
 pub enum LoadError {
-    Unreadable(PathBuf, io::Error),
-    /// Others than its owner may write it.
-    Writable(PathBuf),
-    TooLarge(PathBuf),
+    Read(ReadError),
     Wrong(Vec<imds_rules::Diagnostic>),
     Accounts(AccountError),
 }
@@ -33,14 +38,7 @@ pub enum LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(path, error) => write!(f, "{}: {error}", path.display()),
-            Self::Writable(path) => write!(
-                f,
-                "{0}: writable by its group or by everybody; expected a file that only its owner may write \
-                 (chmod go-w {0})",
-                path.display()
-            ),
-            Self::TooLarge(path) => write!(f, "{}: larger than {MAX_FILE} bytes", path.display()),
+            Self::Read(error) => error.fmt(f),
             Self::Wrong(faults) => {
                 let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
                 f.write_str(&texts.join("\n"))
@@ -56,68 +54,91 @@ impl LoadError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreadable(..) | Self::Writable(_) | Self::TooLarge(_) | Self::Wrong(_) => {
-                exit::CONFIGURATION
-            }
+            Self::Read(_) | Self::Wrong(_) => exit::CONFIGURATION,
             Self::Accounts(_) => exit::OS,
         }
     }
 }
 
-/// Reads, parses and resolves the rules. What only deserves a warning is logged: an unknown user or group matches nobody.
+/// Takes everything that serving needs from files, while we still are who we were started as.
 ///
 /// # Errors
-/// When the file cannot be had or is no imds.conf, or the account database cannot be asked.
-pub fn load(path: &Path, accounts: &Accounts) -> Result<Loaded, LoadError> {
-    let text = read_trusted(path)?;
-    let parsed = imds_rules::parse(&path.display().to_string(), &text).map_err(LoadError::Wrong)?;
-    let names = resolve(&parsed, accounts).map_err(LoadError::Accounts)?;
+/// When the rules on disk cannot be used and none were in force before.
+pub fn load(settings: &Settings, accounts: &Accounts) -> Result<Loaded, LoadError> {
+    let kept = match Kept::open(&settings.runtime_dir.join(CONTROL_DIRECTORY)) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            let directory = settings.runtime_dir.join(CONTROL_DIRECTORY);
+            tracing::warn!("no control socket, and no last good rules: {}: {error}", directory.display());
+            None
+        }
+    };
+    let before = kept.as_ref().and_then(|kept| recall(kept, accounts));
+    let (in_force, spare, accepted) = match rules(&settings.filter.rules, accounts) {
+        Ok((in_force, set)) => (in_force, before, kept.as_ref().and_then(|kept| propose(kept, set))),
+        Err(error) => match before {
+            Some(before) => (instead(before, &error.to_string()), None, None),
+            None => return Err(error),
+        },
+    };
+    let control =
+        kept.and_then(|kept| Control::bind(kept.directory()).map_err(|error| tracing::warn!("{error}")).ok());
+    let watcher = names::start(&settings.filter.user).map_err(|error| {
+        tracing::warn!("users and groups are resolved at a reload only: no watcher of names: {error}");
+    });
+    Ok(Loaded { in_force, spare, accepted, control, watcher: watcher.ok() })
+}
+
+/// The last good rules take the place of those that cannot be used.
+#[must_use]
+pub fn instead(before: InForce, why: &str) -> InForce {
+    let told = before.told();
+    tracing::error!("{why}");
+    tracing::error!("the last good rules are used instead: {} rules of {}", told.count, told.file);
+    before.instead(why.into())
+}
+
+/// Reads, parses and resolves. What only deserves a warning is logged: an unknown user or group matches nobody.
+fn rules(path: &Path, accounts: &Accounts) -> Result<(InForce, RuleSet), LoadError> {
+    let text = read_trusted(path, MAX_FILE).map_err(LoadError::Read)?;
+    let file = path.display().to_string();
+    let parsed = imds_rules::parse(&file, &text).map_err(LoadError::Wrong)?;
+    let names = Names::resolve(&parsed, |name| user(accounts, name), |name| group(accounts, name))
+        .map_err(LoadError::Accounts)?;
     for warning in parsed.warnings().into_iter().chain(parsed.unknown_names(&names, Severity::Warning)) {
         tracing::warn!("{warning}");
     }
-    let rules = Rules::new(&parsed, &names);
-    Ok(Loaded { rules, user_names: user_names(&names, accounts) })
+    let shown = shown(&names, accounts);
+    let set = RuleSet { file, text, names: names.encode(), shown, mode: Mode::Enforce };
+    Ok((InForce::new(set.clone(), &parsed, &names, SystemTime::now()), set))
 }
 
-fn read_trusted(path: &Path) -> Result<Vec<u8>, LoadError> {
-    let unreadable = |error| LoadError::Unreadable(path.into(), error);
-    let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(unreadable(io::Error::other("not a regular file")));
+/// The last good rules, with what their names stand for now.
+fn recall(kept: &Kept, accounts: &Accounts) -> Option<InForce> {
+    let unusable = |why: &str| tracing::warn!("the last good rules cannot be used: {why}");
+    let bytes = kept.recall().map_err(|error| unusable(&error.to_string())).ok()??;
+    let Ok(Ask::Reload(mut set)) = Ask::decode(&bytes) else {
+        unusable("they were kept by another version");
+        return None;
+    };
+    let known = Names::decode(&set.names).unwrap_or_else(|| {
+        unusable("their table of names is none");
+        Names::default()
+    });
+    match known.resolve_again(|name| user(accounts, name), |name| group(accounts, name)) {
+        Ok(names) => {
+            set.shown = shown(&names, accounts);
+            set.names = names.encode();
+        }
+        // what they stood for then is the next best
+        Err(error) => tracing::warn!("{error}"),
     }
-    if metadata.mode() & 0o022 != 0 {
-        return Err(LoadError::Writable(path.into()));
-    }
+    InForce::of(set, SystemTime::now()).map_err(|why| unusable(&why.to_string())).ok()
+}
+
+fn propose(kept: &Kept, set: RuleSet) -> Option<OwnedFd> {
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_FILE) {
-        return Err(LoadError::TooLarge(path.into()));
-    }
-    Ok(bytes)
-}
-
-fn resolve(parsed: &Parsed, accounts: &Accounts) -> Result<Names, AccountError> {
-    Names::resolve(
-        parsed,
-        |name| Ok(accounts.user(name)?.map(|user| user.uid)),
-        |name| {
-            let group = match name {
-                imds_rules::GroupName::Name(name) => accounts.group(name)?,
-                imds_rules::GroupName::Gid(gid) => Some(accounts.group_of_gid(*gid)?),
-            };
-            Ok(group.map(|group| Members { gid: group.gid, uids: group.members }))
-        },
-    )
-}
-
-/// The first name of a uid counts, and the local ones before those that only the rules name.
-fn user_names(names: &Names, accounts: &Accounts) -> HashMap<u32, String> {
-    let mut table = HashMap::new();
-    let local = accounts.local_users().map(|(name, user)| (name, user.uid));
-    let named = names.users().filter_map(|(name, uid)| Some((name, uid?)));
-    for (name, uid) in local.chain(named) {
-        table.entry(uid).or_insert_with(|| name.to_owned());
-    }
-    table
+    set.encode(&mut bytes);
+    let proposed = kept.propose(&bytes);
+    proposed.map_err(|error| tracing::warn!("these rules are not kept as the last good ones: {error}")).ok()
 }

@@ -23,8 +23,7 @@ pub(crate) fn run(
 ) -> Result<String, Fault> {
     let settings = match rules {
         Some(_) => Settings::default(),
-        None => Settings::load(config)
-            .map_err(|error| Fault { code: exit::CONFIGURATION, message: format!("imdsctl: {error}") })?,
+        None => load::settings(config)?,
     };
     let file = rules.unwrap_or_else(|| settings.filter.rules.clone());
     let accounts = Accounts::open();

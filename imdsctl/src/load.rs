@@ -1,17 +1,21 @@
 //! Reads a file of rules and asks the account database for the names in it. Judges neither.
 
-use crate::{Fault, NO_INPUT};
+use crate::Fault;
 use imds_rules::{Diagnostic, GroupName, Members, Names, Parsed};
-use imds_settings::{AccountError, Accounts, exit};
+use imds_settings::{AccountError, Accounts, Settings, exit};
 use std::io::{Read, Write};
 use std::path::Path;
 
 /// One byte more than a file of rules may have, so that the parser sees that it is too large.
 const MAX_READ: u64 = (4 << 20) + 1;
 
+pub(crate) fn settings(config: Option<&Path>) -> Result<Settings, Fault> {
+    Settings::load(config).map_err(|error| Fault::new(exit::CONFIGURATION, error))
+}
+
 pub(crate) fn rules(file: &Path) -> Result<Parsed, Fault> {
     let unreadable =
-        |error| Fault { code: NO_INPUT, message: format!("imdsctl: {}: {error}", file.display()) };
+        |error| Fault { code: exit::NO_INPUT, message: format!("imdsctl: {}: {error}", file.display()) };
     let mut text = Vec::new();
     let opened = std::fs::File::open(file).map_err(unreadable)?;
     opened.take(MAX_READ).read_to_end(&mut text).map_err(unreadable)?;

@@ -1,10 +1,12 @@
-//! The operator's command: checks rules and explains verdicts, with the very parser and `decide` of imds-filterd.
-//! Changes nothing on the host and needs no privileges.
+//! The operator's command: checks rules and explains verdicts with the very parser and `decide` of imds-filterd, and
+//! asks the running one. Changes nothing by itself.
 #![forbid(unsafe_code)]
 
 mod check;
+mod control;
 mod explain;
 mod load;
+mod reload;
 
 use clap::{Parser, Subcommand};
 use imds_settings::exit;
@@ -12,13 +14,14 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Check and explain the rules of imds-filterd: who may read what of the instance metadata service.
+/// Check, explain and load the rules of imds-filterd: who may read what of the instance metadata service.
 #[derive(Debug, Parser)]
 #[command(
     name = "imdsctl",
     version,
     after_help = "Exit status, as in sysexits(3): 0 done, 64 wrong usage, \
-    66 a file cannot be read, 71 the account database cannot be asked, 78 the rules or settings are wrong."
+    66 a file cannot be read, 69 imds-filterd does not run, 71 the operating system failed, 75 try again, \
+    77 it takes root, 78 the rules or settings are wrong."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -32,6 +35,17 @@ enum Command {
         /// The file of rules
         file: PathBuf,
         /// Only warn of users and groups that this host does not have (their rules match nobody)
+        #[arg(long)]
+        allow_unknown: bool,
+    },
+    /// Put a file of rules in force, and the mode that the settings name; exit 78 if they are wrong: the old rules stay
+    Reload {
+        /// The file of rules [default: the one of the settings]
+        file: Option<PathBuf>,
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Only warn of users and groups that this host does not have (their rules match nobody until it does)
         #[arg(long)]
         allow_unknown: bool,
     },
@@ -67,8 +81,11 @@ pub(crate) struct Fault {
     pub(crate) message: String,
 }
 
-/// EX_NOINPUT: an input file cannot be read.
-pub(crate) const NO_INPUT: u8 = 66;
+impl Fault {
+    pub(crate) fn new(code: u8, what: impl std::fmt::Display) -> Self {
+        Self { code, message: format!("imdsctl: {what}") }
+    }
+}
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -82,6 +99,9 @@ fn main() -> ExitCode {
     };
     let answer = match arguments.command {
         Command::Check { file, allow_unknown } => check::run(&file, allow_unknown),
+        Command::Reload { file, config, allow_unknown } => {
+            reload::run(file, config.as_deref(), allow_unknown)
+        }
         Command::Explain { rules, config, user, groups, unit, method, path } => {
             let question = explain::Question { user, groups, unit, method, path };
             explain::run(rules, config.as_deref(), &question)

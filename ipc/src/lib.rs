@@ -3,12 +3,15 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod control;
 mod message;
 mod subject;
+mod time;
 mod wire;
 
 pub use message::{DialFailure, FromFilterd, FromInterceptor, Hello};
 pub use subject::{Groups, Identity, Lack, MAX_EXE, MAX_GROUPS, Needs, Process, Subject, Unit};
+pub use time::Utc;
 pub use wire::{DecodeError, MAX_MESSAGE, PROTOCOL_MAJOR, PROTOCOL_MINOR};
 
 /// The name of interceptor's listening socket below the runtime directory.

@@ -12,7 +12,11 @@ pub const PROTOCOL_MINOR: u8 = 0;
 /// No message is longer (the longest tells of a client with all its groups); room for one and not more is offered to a
 /// peer.
 pub const MAX_MESSAGE: usize = 8192;
-const HEADER: usize = 8;
+/// The operator's protocol (`control`) has its own version: its programs are installed together.
+pub(crate) const CONTROL_VERSION: u16 = 1;
+/// No frame of the operator's protocol is longer: a rules file (4 MiB), its names and the names of local users.
+pub(crate) const MAX_FRAME: usize = 16 << 20;
+pub(crate) const HEADER: usize = 8;
 
 pub(crate) mod kind {
     pub(crate) const HELLO: u16 = 1;
@@ -57,9 +61,15 @@ pub(crate) struct Writer<'a>(&'a mut Vec<u8>);
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
+        Self::with_version(out, PROTOCOL_MAJOR)
+    }
+    pub(crate) fn control(out: &'a mut Vec<u8>) -> Self {
+        Self::with_version(out, CONTROL_VERSION)
+    }
+    fn with_version(out: &'a mut Vec<u8>, version: u16) -> Self {
         out.clear();
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&PROTOCOL_MAJOR.to_le_bytes());
+        out.extend_from_slice(&version.to_le_bytes());
         Self(out)
     }
     pub(crate) fn kind(&mut self, kind: u16) {
@@ -82,10 +92,18 @@ impl<'a> Writer<'a> {
     pub(crate) fn u64(&mut self, value: u64) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
+    pub(crate) fn array<const N: usize>(&mut self, bytes: &[u8; N]) {
+        self.0.extend_from_slice(bytes);
+    }
     /// Whoever makes a text keeps to its bound; a longer one is refused by who reads it.
     pub(crate) fn text(&mut self, text: &str) {
         self.u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
         self.0.extend_from_slice(text.as_bytes());
+    }
+    /// Up to a frame.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        self.0.extend_from_slice(bytes);
     }
     pub(crate) fn address(&mut self, address: SocketAddr) {
         match address.ip() {
@@ -116,7 +134,13 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        if bytes.len() < HEADER || bytes.len() > MAX_MESSAGE {
+        Self::with_version(bytes, MAX_MESSAGE, PROTOCOL_MAJOR)
+    }
+    pub(crate) fn control(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        Self::with_version(bytes, MAX_FRAME, CONTROL_VERSION)
+    }
+    fn with_version(bytes: &'a [u8], most: usize, version: u16) -> Result<Self, DecodeError> {
+        if bytes.len() < HEADER || bytes.len() > most {
             return Err(DecodeError::Length);
         }
         let mut reader = Self { kind: 0, rest: bytes };
@@ -124,7 +148,7 @@ impl<'a> Reader<'a> {
         if usize::try_from(length) != Ok(bytes.len()) {
             return Err(DecodeError::Length);
         }
-        if reader.u16()? != PROTOCOL_MAJOR {
+        if reader.u16()? != version {
             return Err(DecodeError::Version);
         }
         reader.kind = reader.u16()?;
@@ -152,6 +176,19 @@ impl<'a> Reader<'a> {
     }
     pub(crate) fn hello(&mut self) -> Result<Hello, DecodeError> {
         Ok(Hello { minor: self.u8()?, oldest_minor: self.u8()? })
+    }
+    pub(crate) fn bytes(&mut self, most: usize) -> Result<Vec<u8>, DecodeError> {
+        let length = usize::try_from(self.u32()?).map_err(|_| DecodeError::Value)?;
+        if length > most {
+            return Err(DecodeError::Value);
+        }
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Length)?;
+        self.rest = rest;
+        Ok(bytes.to_vec())
+    }
+    /// Of fixed length.
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        self.chunk()
     }
     pub(crate) fn text(&mut self, most: usize) -> Result<String, DecodeError> {
         let length = usize::from(self.u16()?);

@@ -20,6 +20,7 @@ mod request;
 mod rules;
 mod secret;
 mod subject;
+mod table;
 mod target;
 mod tree;
 mod warnings;

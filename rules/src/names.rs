@@ -46,11 +46,51 @@ impl Names {
     /// The first error of a closure: a database that cannot be asked is not one without the name.
     pub fn resolve<E>(
         parsed: &Parsed,
+        user: impl FnMut(&str) -> Result<Option<u32>, E>,
+        group: impl FnMut(&GroupName) -> Result<Option<Members>, E>,
+    ) -> Result<Self, E> {
+        Self::ask(parsed.names_needed(), user, group)
+    }
+
+    /// Asks again for each name of this table.
+    ///
+    /// # Errors
+    /// As of [`Names::resolve`].
+    pub fn resolve_again<E>(
+        &self,
+        user: impl FnMut(&str) -> Result<Option<u32>, E>,
+        group: impl FnMut(&GroupName) -> Result<Option<Members>, E>,
+    ) -> Result<Self, E> {
+        Self::ask(self.named(), user, group)
+    }
+
+    fn named(&self) -> impl Iterator<Item = Name> {
+        let users = self.users.keys().map(|name| Name::User(Arc::clone(name)));
+        users.chain(self.groups.keys().map(|name| Name::Group(name.clone())))
+    }
+
+    /// Whether every name that the rules need was asked for.
+    #[must_use]
+    pub fn cover(&self, parsed: &Parsed) -> bool {
+        parsed.names_needed().all(|needed| match needed {
+            Name::User(name) => self.users.contains_key(&name),
+            Name::Group(name) => self.groups.contains_key(&name),
+        })
+    }
+
+    /// Whether there is a name that stands for nobody.
+    #[must_use]
+    pub fn has_unknown(&self) -> bool {
+        self.users.values().any(Option::is_none) || self.groups.values().any(Option::is_none)
+    }
+
+    fn ask<E>(
+        needed: impl Iterator<Item = Name>,
         mut user: impl FnMut(&str) -> Result<Option<u32>, E>,
         mut group: impl FnMut(&GroupName) -> Result<Option<Members>, E>,
     ) -> Result<Self, E> {
         let mut names = Self::default();
-        for needed in parsed.names_needed() {
+        for needed in needed {
             match needed {
                 Name::User(name) => {
                     let found = user(&name)?;

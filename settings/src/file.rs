@@ -1,11 +1,10 @@
 //! imds-filterd.toml as typed settings; the built-in values are EC2's. Total: an unknown key is an error.
 //! Trusts the file's owner, so it refuses a file that others may write.
 
+use crate::trusted::{ReadError, read_trusted};
 use serde::Deserialize;
 use std::fmt;
-use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -253,10 +252,7 @@ impl Default for Limits {
 /// Why there are no settings. Displays file, place and what was expected.
 #[derive(Debug)]
 pub enum SettingsError {
-    Unreadable(PathBuf, io::Error),
-    /// Others than its owner may write it.
-    Writable(PathBuf),
-    TooLarge(PathBuf),
+    Read(ReadError),
     NotText(PathBuf),
     Syntax(PathBuf, Box<toml::de::Error>),
     Value(PathBuf, String),
@@ -265,15 +261,7 @@ pub enum SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(path, error) => write!(f, "{}: {error}", path.display()),
-            Self::Writable(path) => write!(
-                f,
-                "{}: writable by its group or by everybody; expected a file that only its owner may write \
-                 (chmod go-w {})",
-                path.display(),
-                path.display()
-            ),
-            Self::TooLarge(path) => write!(f, "{}: larger than {MAX_FILE} bytes", path.display()),
+            Self::Read(error) => error.fmt(f),
             Self::NotText(path) => write!(f, "{}: not UTF-8 text", path.display()),
             Self::Syntax(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Value(path, what) => write!(f, "{}: {what}", path.display()),
@@ -293,13 +281,9 @@ impl Settings {
             Some(path) => (path, false),
             None => (Path::new(DEFAULT_PATH), true),
         };
-        match read_trusted(path) {
+        match read(path) {
             Ok(text) => Self::parse(path, &text),
-            Err(SettingsError::Unreadable(_, error))
-                if optional && error.kind() == io::ErrorKind::NotFound =>
-            {
-                Ok(Self::default())
-            }
+            Err(SettingsError::Read(error)) if optional && error.is_absence() => Ok(Self::default()),
             Err(error) => Err(error),
         }
     }
@@ -384,17 +368,8 @@ impl Settings {
     }
 }
 
-fn read_trusted(path: &Path) -> Result<String, SettingsError> {
-    let unreadable = |error| SettingsError::Unreadable(path.into(), error);
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.mode() & 0o022 != 0 {
-        return Err(SettingsError::Writable(path.into()));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_FILE) {
-        return Err(SettingsError::TooLarge(path.into()));
-    }
+fn read(path: &Path) -> Result<String, SettingsError> {
+    let bytes = read_trusted(path, MAX_FILE).map_err(SettingsError::Read)?;
     String::from_utf8(bytes).map_err(|_| SettingsError::NotText(path.into()))
 }
 
@@ -453,7 +428,7 @@ mod tests {
             assert_eq!(loaded.is_ok(), good, "{mode:o}");
         }
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(Settings::load(Some(&path)), Err(SettingsError::Unreadable(..))));
+        assert!(matches!(Settings::load(Some(&path)), Err(SettingsError::Read(_))));
     }
 
     #[test]

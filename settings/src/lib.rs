@@ -4,16 +4,22 @@
 
 mod accounts;
 mod file;
+mod kept;
+mod trusted;
 
 pub use accounts::{AccountError, Accounts, Group, User};
 pub use file::{
     Capture, Cgroup, DEFAULT_PATH, Filter, Forwarded, GroupSource, Guard, Limits, Sandbox, Service, Settings,
     SettingsError,
 };
+pub use kept::Kept;
+pub use trusted::{ReadError, read_trusted};
 
 /// Exit codes of sysexits(3), the ones these programs use.
 pub mod exit {
     pub const USAGE: u8 = 64;
+    pub const NO_INPUT: u8 = 66;
+    pub const UNAVAILABLE: u8 = 69;
     pub const OS: u8 = 71;
     pub const TEMPORARY: u8 = 75;
     pub const PERMISSION: u8 = 77;

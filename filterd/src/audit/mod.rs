@@ -3,7 +3,6 @@
 
 mod json;
 mod output;
-mod time;
 
 pub use output::Output;
 
@@ -47,14 +46,21 @@ impl Word {
 /// `lost` in the next line that can.
 pub struct Audit {
     output: RefCell<Output>,
-    names: HashMap<u32, String>,
+    names: RefCell<HashMap<u32, String>>,
 }
 
 impl Audit {
-    /// `names`: uid to name, as loaded at start; name services are out of reach afterwards.
+    /// `names`: uid and name; name services are out of reach.
     #[must_use]
-    pub fn new(output: Output, names: HashMap<u32, String>) -> Self {
-        Self { output: RefCell::new(output), names }
+    pub fn new(output: Output, names: &[(u32, String)]) -> Self {
+        let audit = Self { output: RefCell::new(output), names: RefCell::default() };
+        audit.show(names);
+        audit
+    }
+
+    /// From now on these names are shown.
+    pub fn show(&self, names: &[(u32, String)]) {
+        *self.names.borrow_mut() = names.iter().cloned().collect();
     }
 
     /// Lines not written since the last that was.
@@ -121,12 +127,13 @@ impl Entry {
         output.line(|bytes| {
             let mut line = Line::begin(bytes);
             line.number("v", 1);
-            line.plain("time", &time::Utc(SystemTime::now()));
+            line.plain("time", &imds_ipc::Utc(SystemTime::now()));
             line.plain("verdict", &self.word.as_str());
             line.number_or_null("rule", self.rule.map(u64::from));
             line.text("why", &self.why);
             line.number("uid", self.client.subject.uid.into());
-            line.text_or_null("user", self.audit.names.get(&self.client.subject.uid).map(String::as_str));
+            let names = self.audit.names.borrow();
+            line.text_or_null("user", names.get(&self.client.subject.uid).map(String::as_str));
             line.text_or_null("unit", self.client.unit());
             let process = self.client.process.as_ref();
             line.number_or_null("pid", process.map(|process| process.pid.into()));
@@ -188,7 +195,7 @@ mod tests {
     #[test]
     fn the_first_line_after_lost_ones_says_how_many() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let audit = Rc::new(Audit::new(Output::new(writer.into()).unwrap(), HashMap::new()));
+        let audit = Rc::new(Audit::new(Output::new(writer.into()).unwrap(), &[]));
         let client = client();
         let mut written = 0_usize;
         while audit.lost() < 3 {

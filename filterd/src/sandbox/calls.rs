@@ -22,6 +22,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_recvmsg,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
+    libc::SYS_accept4, // the operator, on the control socket
     libc::SYS_shutdown,
     libc::SYS_close,
     libc::SYS_getsockopt, // what became of a socket
@@ -80,6 +81,18 @@ const FATAL_OLD: &[libc::c_long] = &[libc::SYS_open, libc::SYS_creat];
 #[cfg(not(target_arch = "x86_64"))]
 const FATAL_OLD: &[libc::c_long] = &[];
 
+/// Of those that are fatal to filterd.
+const FATAL_TO_WATCHER: &[libc::c_long] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_bpf,
+    libc::SYS_listen,
+];
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Why system calls are not filtered.
@@ -116,6 +129,18 @@ pub(super) fn filter() -> Result<(), FilterError> {
     Ok(())
 }
 
+/// For the watcher of names: name services open files and connect to unix sockets, and need nothing of this.
+pub(super) fn filter_watcher() -> Result<(), FilterError> {
+    let no_network = [(libc::SYS_socket, vec![not_unix()?])].into();
+    let refused = SeccompAction::Errno(libc::EAFNOSUPPORT.unsigned_abs());
+    let fatal =
+        program(always(FATAL_TO_WATCHER).collect(), SeccompAction::KillProcess, SeccompAction::Allow)?;
+    for program in [fatal, program(no_network, refused, SeccompAction::Allow)?] {
+        apply_filter(&program).map_err(FilterError::Kernel)?;
+    }
+    Ok(())
+}
+
 fn program(rules: Rules, listed: SeccompAction, others: SeccompAction) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, others, listed, std::env::consts::ARCH.try_into()?)?.try_into()
 }
@@ -142,8 +167,12 @@ fn allowed() -> Result<Rules, BackendError> {
 fn fatal() -> Result<Rules, BackendError> {
     let mut rules: Rules = always(FATAL).chain(always(FATAL_OLD)).collect();
     // a unix socket leads nowhere without connect
-    rules.insert(libc::SYS_socket, vec![argument(0, SeccompCmpOp::Ne, bits(libc::AF_UNIX))?]);
+    rules.insert(libc::SYS_socket, vec![not_unix()?]);
     Ok(rules)
+}
+
+fn not_unix() -> Result<SeccompRule, BackendError> {
+    argument(0, SeccompCmpOp::Ne, bits(libc::AF_UNIX))
 }
 
 fn argument(number: u8, compare: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {

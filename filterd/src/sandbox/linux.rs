@@ -3,7 +3,7 @@
 
 use super::{SandboxError, calls, os};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
     RulesetStatus, Scope,
 };
 use nix::sched::{CloneFlags, unshare};
@@ -65,7 +65,7 @@ pub(super) fn no_dumps() -> rustix::io::Result<()> {
 
 /// Landlock without a single exception.
 pub(super) fn close_files() -> Result<(), String> {
-    match landlock() {
+    match landlock(AccessFs::from_all(NEWEST)) {
         // an older kernel knows fewer kinds of access; opening files is among those of the first
         Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => Ok(()),
         Ok(_) => Err("the kernel has none, or it is switched off".into()),
@@ -73,10 +73,10 @@ pub(super) fn close_files() -> Result<(), String> {
     }
 }
 
-fn landlock() -> Result<RulesetStatus, RulesetError> {
+fn landlock(files: BitFlags<AccessFs>) -> Result<RulesetStatus, RulesetError> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(files)?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?
@@ -86,6 +86,12 @@ fn landlock() -> Result<RulesetStatus, RulesetError> {
 
 pub(super) fn close_calls() -> Result<(), String> {
     calls::filter().map_err(|error| error.to_string())
+}
+
+/// filterd says what of this its kernel lacks.
+pub(super) fn close_watcher() {
+    let _ = landlock(AccessFs::from_write(NEWEST) | AccessFs::Execute);
+    let _ = calls::filter_watcher();
 }
 
 #[cfg(test)]

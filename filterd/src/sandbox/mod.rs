@@ -8,6 +8,7 @@
 //! - `no_new_privileges()`, `no_dumps()`
 //! - `close_files()`: no file can be opened, by a layer of its own
 //! - `close_calls()`: no system call that serving does not need
+//! - `close_watcher()`: for the watcher of names, which reads files: writes none, runs nothing, no network
 
 #[cfg(target_os = "linux")]
 mod calls;
@@ -167,4 +168,9 @@ pub fn lock(wanted: Sandbox) -> Result<Vec<Missing>, SandboxError> {
         (Err(why), Sandbox::BestEffort) => missing.push(Missing::Calls(why)),
     }
     Ok(missing)
+}
+
+/// For the watcher of names, after [`enter`]: it goes on reading files and asking name services.
+pub fn lock_watcher() {
+    system::close_watcher();
 }

@@ -62,16 +62,20 @@ impl Place {
     }
 
     pub fn listen(&self) -> OwnedFd {
-        let path = self.0.join(FILTER_SOCKET);
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .unwrap();
-        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
-        rustix::net::listen(&socket, 4).unwrap();
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
-        socket
+        listen_in(&self.0)
     }
+}
+
+fn listen_in(directory: &Path) -> OwnedFd {
+    let path = directory.join(FILTER_SOCKET);
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .unwrap();
+    rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    rustix::net::listen(&socket, 4).unwrap();
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
+    socket
 }
 
 impl Drop for Place {
@@ -97,8 +101,8 @@ pub fn program() -> Command {
 pub struct Filterd {
     pub child: Child,
     pub channel: OwnedFd,
-    place: Place,
-    listener: OwnedFd,
+    place: Option<Place>,
+    directory: PathBuf,
     upstream: TcpListener,
     lines: Receiver<String>,
     log: Receiver<String>,
@@ -120,7 +124,37 @@ impl Filterd {
     }
 
     pub fn spawn_with(place: Place, program: &mut Command, settings: &Path) -> Self {
+        Self::spawn_telling(place, program, settings, ALL)
+    }
+
+    pub fn spawn_telling(place: Place, program: &mut Command, settings: &Path, identity: Identity) -> Self {
+        let directory = place.0.clone();
         let listener = place.listen();
+        let mut filterd = Self::attached(directory, &listener, program, settings, identity);
+        filterd.place = Some(place);
+        filterd
+    }
+
+    /// With the same files.
+    pub fn beside(other: &Self) -> Self {
+        let directory = other.directory.clone();
+        let settings = directory.join("imds-filterd.toml");
+        let _ = std::fs::remove_file(directory.join(FILTER_SOCKET));
+        let listener = listen_in(&directory);
+        Self::attached(directory, &listener, &mut program(), &settings, ALL)
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn attached(
+        directory: PathBuf,
+        listener: &OwnedFd,
+        program: &mut Command,
+        settings: &Path,
+        identity: Identity,
+    ) -> Self {
         let mut child = program
             .arg("--config")
             .arg(settings)
@@ -130,13 +164,13 @@ impl Filterd {
             .unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
         let log = lines_of(child.stderr.take().unwrap());
-        let channel = accept(&listener);
+        let channel = accept(listener);
         sockopt::set_socket_timeout(&channel, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
         let upstream = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let mut filterd = Self { child, channel, place, listener, upstream, lines, log, next: 1 };
+        let mut filterd = Self { child, channel, place: None, directory, upstream, lines, log, next: 1 };
         assert_eq!(filterd.hear(), FromFilterd::Hello(Hello::OURS));
         filterd.say(&FromInterceptor::Hello(Hello::OURS), None);
-        filterd.say(&FromInterceptor::Identity(ALL), None);
+        filterd.say(&FromInterceptor::Identity(identity), None);
         assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
         filterd
     }

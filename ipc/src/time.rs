@@ -4,7 +4,16 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub(super) struct Utc(pub(super) SystemTime);
+/// Displays it.
+pub struct Utc(pub SystemTime);
+
+impl Utc {
+    /// Seconds since 1970.
+    #[must_use]
+    pub fn of_seconds(seconds: u64) -> Self {
+        Self(UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH))
+    }
+}
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,107 @@
+//! The rules in force are exchanged here, whole or not at all. Requests under way keep those they began with.
+//! Judges nobody.
+
+use crate::channel::Channel;
+use crate::filter::Filter;
+use crate::in_force::InForce;
+use crate::start::instead;
+use crate::subject::needs;
+use imds_ipc::Identity;
+use imds_ipc::control::{self, RuleSet, Shown};
+use imds_ipc::{Lack, Needs};
+use imds_settings::{GroupSource, Settings};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+/// What these rules need of interceptor, or why it cannot serve them.
+///
+/// # Errors
+/// With the file's name and the line of the rule.
+pub(crate) fn served_by(
+    in_force: &InForce,
+    groups: GroupSource,
+    identity: Option<Identity>,
+) -> Result<Needs, String> {
+    // an interceptor says what it can tell before its first word else
+    let identity = identity.unwrap_or(Identity::partial(Lack::Refused));
+    needs(in_force.rules(), groups, identity).map_err(|error| format!("{}: {error}", in_force.file()))
+}
+
+/// The rules of the start, or the spare ones if interceptor cannot serve those; interceptor is told what they need.
+/// `accepted` takes the word that the former are in force.
+///
+/// # Errors
+/// When there are none that it can serve.
+pub fn choose(
+    settings: &Settings,
+    interceptor: &Channel,
+    in_force: InForce,
+    spare: Option<InForce>,
+    accepted: Option<OwnedFd>,
+) -> Result<InForce, String> {
+    let served = |in_force: &InForce| served_by(in_force, settings.filter.groups, interceptor.identity());
+    match (served(&in_force), spare) {
+        (Ok(needs), _) => {
+            interceptor.need(needs);
+            let said = accepted.map(|accepted| rustix::io::write(accepted, b"1"));
+            if let Some(Err(errno)) = said {
+                tracing::warn!("these rules are not kept as the last good ones: {errno}");
+            }
+            Ok(in_force)
+        }
+        (Err(why), Some(spare)) => {
+            interceptor.need(served(&spare)?);
+            Ok(instead(spare, &why))
+        }
+        (Err(why), None) => Err(why),
+    }
+}
+
+impl Filter {
+    /// The rules for a request that begins now.
+    pub(crate) fn in_force(&self) -> Rc<InForce> {
+        Rc::clone(&self.in_force.borrow())
+    }
+
+    /// The generation of the rules in force, and their table of names.
+    pub(crate) fn names(&self) -> (u64, Vec<u8>) {
+        (self.generation.get(), self.in_force().names().to_vec())
+    }
+
+    /// Puts a set in force.
+    ///
+    /// # Errors
+    /// Why not; nothing is changed then.
+    pub(crate) fn reload(&self, set: RuleSet) -> Result<control::InForce, String> {
+        let in_force = InForce::of(set, SystemTime::now()).map_err(|why| why.to_string())?;
+        let needs = served_by(&in_force, self.groups, self.interceptor.identity())?;
+        self.interceptor.need(needs);
+        let told = in_force.told();
+        self.generation.set(self.generation.get().wrapping_add(1));
+        self.exchange(in_force);
+        self.reloaded.notify_one();
+        tracing::info!("{} rules of {} in force", told.count, told.file);
+        Ok(told)
+    }
+
+    /// What the names of the rules in force stand for has changed. An answer about former rules is of no use.
+    pub(crate) fn rename(&self, generation: u64, names: Vec<u8>, shown: Shown) {
+        if generation != self.generation.get() {
+            return;
+        }
+        match self.in_force().renamed(names, shown) {
+            Ok(in_force) => {
+                let unknown = in_force.rules().unresolved().len();
+                tracing::info!("users or groups have changed: {unknown} rules match nobody");
+                self.exchange(in_force);
+            }
+            Err(why) => tracing::warn!("the watcher of names: {why}"),
+        }
+    }
+
+    fn exchange(&self, in_force: InForce) {
+        self.audit.show(in_force.shown());
+        *self.in_force.borrow_mut() = Rc::new(in_force);
+    }
+}
