@@ -182,6 +182,7 @@ mod tests {
             over: None,
             ending: Cell::new(Ending::Clean),
             used: Cell::new(true),
+            end_is_said: Cell::new(false),
         })
     }
 

@@ -103,6 +103,8 @@ pub struct Filterd {
     lines: Receiver<String>,
     log: Receiver<String>,
     next: u64,
+    /// What was said of answers: connection, bytes, end, and whether the connection ends with it.
+    pub answers: Vec<(u64, u32, u64, bool)>,
 }
 
 impl Filterd {
@@ -119,7 +121,18 @@ impl Filterd {
         Self::spawn_with(place, program, &settings)
     }
 
+    /// With an interceptor of another version.
+    pub fn start_saying(hello: Hello) -> Self {
+        let place = Place::new();
+        let settings = place.settings(ALLOW_ALL, "");
+        Self::attach(place, &mut program(), &settings, hello)
+    }
+
     pub fn spawn_with(place: Place, program: &mut Command, settings: &Path) -> Self {
+        Self::attach(place, program, settings, Hello::OURS)
+    }
+
+    fn attach(place: Place, program: &mut Command, settings: &Path, hello: Hello) -> Self {
         let listener = place.listen();
         let mut child = program
             .arg("--config")
@@ -133,9 +146,10 @@ impl Filterd {
         let channel = accept(&listener);
         sockopt::set_socket_timeout(&channel, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
         let upstream = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let mut filterd = Self { child, channel, place, listener, upstream, lines, log, next: 1 };
+        let answers = Vec::new();
+        let mut filterd = Self { child, channel, place, listener, upstream, lines, log, next: 1, answers };
         assert_eq!(filterd.hear(), FromFilterd::Hello(Hello::OURS));
-        filterd.say(&FromInterceptor::Hello(Hello::OURS), None);
+        filterd.say(&FromInterceptor::Hello(hello), None);
         filterd.say(&FromInterceptor::Identity(ALL), None);
         assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
         filterd
@@ -147,14 +161,32 @@ impl Filterd {
         send(&self.channel, &bytes, descriptor).unwrap();
     }
 
-    /// The next message, waited for.
+    /// The next message, waited for; as [`Self::hear_now`].
     pub fn hear(&mut self) -> FromFilterd {
-        wait_readable(&self.channel);
-        self.hear_now().expect("a message")
+        loop {
+            wait_readable(&self.channel);
+            if let Some(message) = self.hear_now() {
+                return message;
+            }
+        }
     }
 
-    /// The next message, if it is already there.
+    /// The next message, if it is already there. What is said of answers is passed over; if the connection ends with
+    /// one, that is heard as a Close.
     pub fn hear_now(&mut self) -> Option<FromFilterd> {
+        loop {
+            let message = self.hear_exactly()?;
+            let FromFilterd::Answered { connection, bytes, end, closes } = message else {
+                return Some(message);
+            };
+            self.answers.push((connection, bytes, end, closes));
+            if closes {
+                return Some(FromFilterd::Close { connection });
+            }
+        }
+    }
+
+    pub fn hear_exactly(&mut self) -> Option<FromFilterd> {
         let mut buffer = [0; MAX_MESSAGE];
         match receive(&self.channel, &mut buffer) {
             Ok(bytes) => Some(FromFilterd::decode(bytes).unwrap()),
@@ -163,11 +195,15 @@ impl Filterd {
         }
     }
 
-    /// What a message that has to come from filterd now is not: anything but the end.
+    /// What has to come from filterd now is no message, but the end; what is said of answers is passed over.
     pub fn hear_end(&self) {
-        wait_readable(&self.channel);
-        let end = receive(&self.channel, &mut [0; MAX_MESSAGE]).map(<[u8]>::to_vec);
-        assert_eq!(end, Err(ChannelError::Closed));
+        loop {
+            wait_readable(&self.channel);
+            match receive(&self.channel, &mut [0; MAX_MESSAGE]).map(FromFilterd::decode) {
+                Ok(Ok(FromFilterd::Answered { .. })) => (),
+                end => return assert_eq!(end, Err(ChannelError::Closed)),
+            }
+        }
     }
 
     pub fn connection(&mut self, uid: u32) -> FromInterceptor {
