@@ -172,10 +172,16 @@ impl Relay {
     }
 }
 
+impl Relay {
+    /// hyper does not ask again once an announced length is reached.
+    fn is_whole(&self) -> bool {
+        self.whole || self.flow.is_end_stream()
+    }
+}
+
 impl Drop for Relay {
     fn drop(&mut self) {
-        // hyper does not ask again once an announced length is reached
-        if !self.whole && !self.flow.is_end_stream() {
+        if !self.is_whole() {
             self.client.ending.set(Ending::Cut);
             if self.entry.why.is_empty() {
                 self.entry.why = "answer cut: the client is gone".into();
@@ -187,6 +193,16 @@ impl Drop for Relay {
 pub(crate) enum AnswerBody {
     Ours(Option<Bytes>),
     Relayed(Box<Relay>),
+}
+
+impl AnswerBody {
+    /// Whether hyper wants nothing more of it. Of a refusal it takes all or, for HEAD, nothing.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            Self::Ours(_) => true,
+            Self::Relayed(relay) => relay.is_whole(),
+        }
+    }
 }
 
 impl Body for AnswerBody {

@@ -135,6 +135,10 @@ pub struct Channel {
     deaf: Cell<bool>,
     /// What interceptor says it can tell of clients.
     identity: Cell<Option<Identity>>,
+    /// The minor version that both of us speak.
+    minor: Cell<u8>,
+    /// A newer filterd is attached.
+    dismissed: Notify,
     next_dial: Cell<u64>,
     dials: RefCell<HashMap<u64, oneshot::Sender<DialResult>>>,
 }
@@ -183,6 +187,8 @@ impl Channel {
             gone: Cell::new(false),
             deaf: Cell::new(false),
             identity: Cell::new(None),
+            minor: Cell::new(0),
+            dismissed: Notify::new(),
             next_dial: Cell::new(0),
             dials: RefCell::default(),
         })
@@ -194,6 +200,17 @@ impl Channel {
         self.identity.get()
     }
 
+    /// Whether interceptor gives connections that we leave, and what of them is not answered, to the next filterd.
+    #[must_use]
+    pub(crate) fn replays(&self) -> bool {
+        self.minor.get() >= FromFilterd::Leaving.since()
+    }
+
+    /// Until interceptor says that we are to leave.
+    pub(crate) async fn dismissed(&self) {
+        self.dismissed.notified().await;
+    }
+
     /// Tells interceptor what is to be told.
     pub fn need(&self, needs: Needs) {
         self.say(&FromFilterd::Needs(needs));
@@ -201,16 +218,17 @@ impl Channel {
 
     async fn hello(&self) -> Result<(), ChannelEnd> {
         match self.message().await? {
-            (FromInterceptor::Hello(hello), None) => Hello::OURS.agree(hello)?,
+            (FromInterceptor::Hello(hello), None) => self.minor.set(Hello::OURS.agree(hello)?),
             (FromInterceptor::Hello(_), Some(_)) => return Err(ChannelEnd::Descriptor),
             (
                 FromInterceptor::Identity(_)
                 | FromInterceptor::Connection { .. }
                 | FromInterceptor::Dialled { .. }
-                | FromInterceptor::DialFailed { .. },
+                | FromInterceptor::DialFailed { .. }
+                | FromInterceptor::Drain,
                 _,
             ) => return Err(ChannelEnd::OutOfTurn),
-        };
+        }
         match self.message().await? {
             (FromInterceptor::Identity(identity), None) => {
                 self.identity.set(Some(identity));
@@ -221,7 +239,8 @@ impl Channel {
                 FromInterceptor::Hello(_)
                 | FromInterceptor::Connection { .. }
                 | FromInterceptor::Dialled { .. }
-                | FromInterceptor::DialFailed { .. },
+                | FromInterceptor::DialFailed { .. }
+                | FromInterceptor::Drain,
                 _,
             ) => Err(ChannelEnd::OutOfTurn),
         }
@@ -239,7 +258,8 @@ impl Channel {
                 }
                 (FromInterceptor::Dialled { dial }, Some(stream)) => self.settle(dial, Ok(stream))?,
                 (FromInterceptor::DialFailed { dial, why }, None) => self.settle(dial, Err(why))?,
-                (FromInterceptor::Hello(_) | FromInterceptor::Identity(_), _) => {
+                (FromInterceptor::Drain, None) if self.replays() => self.dismissed.notify_one(),
+                (FromInterceptor::Hello(_) | FromInterceptor::Identity(_) | FromInterceptor::Drain, _) => {
                     return Err(ChannelEnd::OutOfTurn);
                 }
                 (
@@ -278,8 +298,12 @@ impl Channel {
         Ok(())
     }
 
-    /// Sends now, or as soon as there is room, in order.
+    /// Sends now, or as soon as there is room, in order. An interceptor of the previous minor is not told what it does
+    /// not know.
     pub(crate) fn say(&self, message: &FromFilterd) {
+        if message.since() > self.minor.get() {
+            return;
+        }
         let mut bytes = Vec::with_capacity(32);
         message.encode(&mut bytes);
         let mut unsent = self.unsent.borrow_mut();

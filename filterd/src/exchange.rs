@@ -31,7 +31,8 @@ pub(crate) async fn exchange(
             refuse(&refused, &client, entry, head_only)
         }
     };
-    if close || filter.drain.has_begun() {
+    // what interceptor does not give to the next filterd has to end with us
+    if close || (filter.drain.has_begun() && !filter.interceptor.replays()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -49,7 +50,8 @@ async fn answer(
     admit(filter, client)?;
     let permit = judge(filter, client, request, entry)?;
     let upstream = dial(filter, client).await?;
-    let answer = forward(permit, upstream, filter.settings.answer_bytes).await?;
+    let mut answer = forward(permit, upstream, filter.settings.answer_bytes).await?;
+    answer.read_ahead().await;
     entry.status = answer.0.status().as_u16();
     entry.word = Word::Allow;
     Ok(answer)

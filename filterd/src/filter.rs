@@ -107,6 +107,8 @@ pub(crate) enum Ending {
     Refused,
     /// In the middle of an answer: the client must not take it for a whole one.
     Cut,
+    /// Not at all: the next filterd goes on.
+    HandedBack,
 }
 
 /// One captured connection.
@@ -122,6 +124,8 @@ pub(crate) struct Client {
     pub(crate) ending: Cell<Ending>,
     /// Whether it has sent a head.
     pub(crate) used: Cell<bool>,
+    /// interceptor knows that the last answer is the end.
+    pub(crate) end_is_said: Cell<bool>,
 }
 
 impl Client {
@@ -133,9 +137,13 @@ impl Client {
     }
 }
 
-/// The end of this process: idle connections close, running exchanges finish.
+/// The end of this process: connections are handed back or closed, running exchanges finish.
 #[derive(Default)]
 pub(crate) struct Drain {
+    /// Exchanges that begin now are not waited for.
+    stopping: Cell<bool>,
+    /// Exchanges that run and began before.
+    running: Cell<u32>,
     begun: Cell<bool>,
     begin: Notify,
     /// Connections that have sent a head.
@@ -159,6 +167,14 @@ impl Drain {
         }
     }
 
+    /// Until no exchange runs that runs now. What comes meanwhile is served, and not waited for.
+    pub(crate) async fn finished(&self) {
+        self.stopping.set(true);
+        while self.running.get() > 0 {
+            self.quiet.notified().await;
+        }
+    }
+
     /// A connection has sent its first head.
     pub(crate) fn enter(&self) {
         self.used.set(self.used.get().saturating_add(1));
@@ -176,6 +192,31 @@ impl Drain {
     pub(crate) async fn quiet(&self) {
         while self.used.get() > 0 {
             self.quiet.notified().await;
+        }
+    }
+}
+
+/// An exchange that runs, until this is dropped.
+pub(crate) struct Running {
+    filter: Rc<Filter>,
+    counted: bool,
+}
+
+impl Running {
+    pub(crate) fn new(filter: &Rc<Filter>) -> Self {
+        let drain = &filter.drain;
+        let counted = !drain.stopping.get();
+        drain.running.set(drain.running.get().saturating_add(counted.into()));
+        Self { filter: Rc::clone(filter), counted }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let drain = &self.filter.drain;
+        drain.running.set(drain.running.get().saturating_sub(self.counted.into()));
+        if drain.stopping.get() {
+            drain.quiet.notify_waiters();
         }
     }
 }

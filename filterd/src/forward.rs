@@ -8,11 +8,12 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use imds_rules::Permit;
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
@@ -23,6 +24,12 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 const STALL_TIME: Duration = Duration::from_secs(10);
 /// Of an answer's head, and of its body held at a time. hyper's least is 8 KiB; a real head has 300 bytes.
 const MAX_BUFFER: usize = 16 * 1024;
+
+/// A small answer is read to its end before its first byte goes to the client, so that it goes at once: in the middle of
+/// an answer the client could not be given to another filterd. As much as the socket to interceptor holds.
+const AHEAD: u64 = 4 * 1024;
+/// One that comes slowly is not held up for longer.
+const AHEAD_TIME: Duration = Duration::from_millis(100);
 
 /// Headers that belong to one connection and not to the answer (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -88,6 +95,16 @@ impl std::error::Error for ForwardError {}
 /// An answer of upstream: a head that may be passed on as it is, and a body still to come.
 pub struct Answer(pub(crate) Response<Flow>);
 
+impl Answer {
+    /// Reads the rest of a small answer.
+    pub(crate) async fn read_ahead(&mut self) {
+        let flow = self.0.body_mut();
+        if flow.size_hint().exact().is_some_and(|length| length <= AHEAD) {
+            let _ = timeout(AHEAD_TIME, poll_fn(|cx| flow.poll_ahead(cx))).await; // what is missing comes later
+        }
+    }
+}
+
 /// Sends the permitted request. `max_body`: bytes; an answer that announces more is refused here.
 ///
 /// # Errors
@@ -146,7 +163,7 @@ fn answer(response: Response<Incoming>, wire: Wire, max_body: u64) -> Result<Ans
         return Err(ForwardError::TooLarge);
     }
     // the extensions stay: hyper keeps the spelling of the header names and the reason phrase there
-    let mut response = response.map(|body| Flow { body, wire, patience: None });
+    let mut response = response.map(|body| Flow { ahead: VecDeque::new(), body, wire, patience: None });
     *response.version_mut() = Version::HTTP_11;
     *response.headers_mut() = end_to_end(response.headers());
     Ok(Answer(response))
@@ -210,10 +227,37 @@ impl std::error::Error for FlowError {}
 
 /// The body of an answer. Dropping it drops the upstream connection.
 pub(crate) struct Flow {
+    /// Read, and not passed on yet.
+    ahead: VecDeque<Result<Frame<Bytes>, FlowError>>,
     body: Incoming,
     wire: Wire,
     /// Runs while upstream keeps us waiting.
     patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Flow {
+    /// Until the body has ended, one way or the other.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.body.is_end_stream() {
+            let Some(frame) = ready!(self.poll_next(cx)) else { break };
+            let ended = frame.is_err();
+            self.ahead.push_back(frame);
+            if ended {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+        self.wire.poll(cx);
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.patience = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|_| FlowError::Ended)));
+        }
+        let timer = self.patience.get_or_insert_with(|| Box::pin(sleep(STALL_TIME)));
+        timer.as_mut().poll(cx).map(|()| Some(Err(FlowError::Stalled)))
+    }
 }
 
 impl Body for Flow {
@@ -224,21 +268,26 @@ impl Body for Flow {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
-        self.wire.poll(cx);
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.patience = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(|_| FlowError::Ended)));
+        match self.ahead.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => self.poll_next(cx),
         }
-        let timer = self.patience.get_or_insert_with(|| Box::pin(sleep(STALL_TIME)));
-        timer.as_mut().poll(cx).map(|()| Some(Err(FlowError::Stalled)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.ahead.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let ahead = self.ahead.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
+        let ahead = u64::try_from(ahead).unwrap_or(u64::MAX);
+        let rest = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint
     }
 }
 

@@ -183,7 +183,7 @@ async fn filter(
     let end = serve(filter, stop).await;
     notices.tell(&NotifyState::Stopping);
     match end {
-        End::Stopped => Ok(()),
+        End::Stopped | End::Dismissed => Ok(()),
         // the service manager starts us again, and the next one attaches anew
         End::Channel(why) => Err(Failure(exit::TEMPORARY, format!("channel to interceptor: {why}"))),
     }

@@ -4,6 +4,7 @@
 use crate::channel::ChannelEnd;
 use crate::connection::take;
 use crate::filter::Filter;
+use imds_ipc::FromFilterd;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,11 +13,15 @@ use tokio::time::timeout;
 
 /// Exchanges under way have this long to finish; the service manager waits longer.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// While we leave and the next filterd is not there yet, clients wait. What is not finished by then is the next one's.
+const LEAVE_TIME: Duration = Duration::from_millis(300);
 
 /// Why the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Stopped,
+    /// A newer filterd serves.
+    Dismissed,
     Channel(ChannelEnd),
 }
 
@@ -27,29 +32,44 @@ pub async fn serve(filter: Rc<Filter>, stop: impl Future<Output = ()>) -> End {
     let end = tokio::select! {
         end = take_all.as_mut() => End::Channel(end),
         () = stop.as_mut() => End::Stopped,
+        () = filter.interceptor.dismissed() => End::Dismissed,
     };
-    filter.drain.begin();
-    match end {
-        // the dials under way are still answered, and what comes in is still served
-        End::Stopped => {
-            let drained = async {
-                tokio::select! {
-                    _ = take_all.as_mut() => filter.interceptor.give_up(),
-                    () = filter.drain.quiet() => return,
-                }
-                filter.drain.quiet().await;
-            };
-            report(timeout(DRAIN_TIME, drained).await.is_ok());
+    // the dials under way are still answered, and what comes in is still served, as long as there is an interceptor
+    let taking = async {
+        if !matches!(end, End::Channel(_)) {
+            take_all.await;
         }
-        End::Channel(_) => {
-            filter.interceptor.give_up();
-            report(timeout(DRAIN_TIME, filter.drain.quiet()).await.is_ok());
-        }
+        filter.interceptor.give_up();
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = drain(&filter, end) => (),
+        () = taking => (),
     }
     if filter.audit.lost() > 0 {
         tracing::warn!("{} audit lines could not be written", filter.audit.lost());
     }
     end
+}
+
+/// Whoever is to follow us may be started only when we are gone: what runs is finished while all are served, then it goes
+/// quickly. One that serves already does not have to wait.
+async fn drain(filter: &Filter, end: End) {
+    let replays = filter.interceptor.replays();
+    let patience = match end {
+        End::Stopped if replays => {
+            report(timeout(DRAIN_TIME, filter.drain.finished()).await.is_ok());
+            LEAVE_TIME
+        }
+        End::Stopped | End::Dismissed | End::Channel(_) => DRAIN_TIME,
+    };
+    if !matches!(end, End::Channel(_)) {
+        filter.interceptor.say(&FromFilterd::Leaving);
+        filter.interceptor.said().await;
+    }
+    filter.drain.begin();
+    let quiet = timeout(patience, filter.drain.quiet()).await.is_ok();
+    report(quiet || patience == LEAVE_TIME);
 }
 
 fn report(drained: bool) {

@@ -125,9 +125,128 @@ fn an_upstream_that_is_no_socket_is_a_502() {
     assert_eq!(client.answer().0, 502);
 }
 
+/// Hears on until filterd says that it leaves.
+fn hear_leaving(filterd: &mut Filterd) {
+    while filterd.hear() != FromFilterd::Leaving {}
+}
+
 #[test]
-fn a_stop_closes_idle_connections_finishes_what_is_under_way_and_exits_with_0() {
+fn a_stop_hands_connections_back_between_requests_finishes_what_is_under_way_and_exits_with_0() {
     let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut idle = filterd.connect(1);
+    idle.send(GET);
+    filterd.dial().answer(OK);
+    assert_eq!(idle.answer().0, 200);
+    idle.send("GET /not/yet/all/of/it HT");
+    let mut unused = filterd.connect(2);
+    let mut busy = filterd.connect(3);
+    busy.send(GET.to_owned() + GET);
+    let upstream = filterd.dial();
+    filterd.terminate();
+    // while that is waited for, others are served as ever
+    let mut new = filterd.connect(4);
+    new.send(GET);
+    filterd.dial().answer(OK);
+    assert_eq!(new.answer().0, 200);
+    assert!(filterd.hear_now().is_none(), "it leaves although an exchange is under way");
+    upstream.answer(OK);
+    hear_leaving(&mut filterd);
+    let answer = busy.rest();
+    assert!(answer.ends_with("\r\n\r\nok") && !answer.contains("Connection"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "the second request is the next filterd's");
+    for client in [&mut idle, &mut unused, &mut new] {
+        assert_eq!(client.rest(), "");
+    }
+    filterd.hear_end();
+    let (status, log) = filterd.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_requests_that_came_later_and_they_are_the_next_filterds() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut busy = filterd.connect(1);
+    busy.send(GET);
+    let upstream = filterd.dial();
+    filterd.terminate();
+    let mut late = filterd.connect(2);
+    late.send(GET);
+    let _never_answered = filterd.dial();
+    upstream.answer(OK);
+    hear_leaving(&mut filterd);
+    assert!(busy.rest().ends_with("ok"));
+    let start = std::time::Instant::now();
+    assert_eq!(late.rest(), "", "not a byte, so that it can be asked again");
+    filterd.hear_end();
+    assert!(start.elapsed() < std::time::Duration::from_millis(700), "clients wait meanwhile");
+    assert_eq!(filterd.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_dismissed_filterd_finishes_what_is_under_way_and_exits_with_0() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut idle = filterd.connect(1);
+    let mut busy = filterd.connect(2);
+    busy.send(GET);
+    let upstream = filterd.dial();
+    filterd.say(&FromInterceptor::Drain, None);
+    assert_eq!(filterd.hear(), FromFilterd::Leaving);
+    assert_eq!(idle.rest(), "");
+    upstream.answer(OK);
+    assert!(busy.rest().ends_with("ok"));
+    filterd.hear_end();
+    assert_eq!(filterd.end().0.code(), Some(0));
+}
+
+#[test]
+fn interceptor_is_told_of_each_answer_before_its_last_byte_which_bytes_it_answers_and_where_it_ends() {
+    let mut filterd = Filterd::start("Allow \"/\"\nDeny \"/denied\"\n");
+    let mut client = filterd.connect(1);
+    let denied = "GET /denied HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n";
+    let head = "HEAD /a HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n";
+    let last = "GET /b HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n";
+    client.send([GET, denied, head, last].concat());
+    filterd.dial().answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+    filterd.dial().answer("HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n");
+    filterd.dial().answer(OK);
+    let written = client.rest();
+    let starts = written.match_indices("HTTP/1.1 ").map(|(start, _)| start).skip(1);
+    let ends: Vec<u64> = starts.chain([written.len()]).map(|end| u64::try_from(end).unwrap()).collect();
+    assert_eq!(filterd.hear(), FromFilterd::Close { connection: client.id });
+    let length = |head: &str| u32::try_from(head.len()).unwrap();
+    assert_eq!(
+        filterd.answers,
+        [
+            (client.id, length(GET), ends[0], false),
+            (client.id, length(denied), ends[1], false),
+            (client.id, length(head), ends[2], false),
+            (client.id, length(last), ends[3], true),
+        ]
+    );
+    assert!(filterd.hear_now().is_none(), "a Close besides");
+}
+
+#[test]
+fn a_large_answer_is_announced_with_its_end_and_not_with_its_beginning() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut client = filterd.connect(1);
+    client.send(GET);
+    let mut upstream = filterd.dial();
+    upstream.request();
+    std::io::Write::write_all(&mut upstream.0, b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n").unwrap();
+    let head = client.head();
+    assert!(filterd.hear_exactly().is_none());
+    std::io::Write::write_all(&mut upstream.0, &[b'x'; 100_000]).unwrap();
+    client.body(100_000);
+    let end = u64::try_from(head.len() + 100_000).unwrap();
+    let bytes = u32::try_from(GET.len()).unwrap();
+    let told = FromFilterd::Answered { connection: client.id, bytes, end, closes: false };
+    assert_eq!(filterd.hear_exactly(), Some(told));
+}
+
+#[test]
+fn an_interceptor_of_the_previous_minor_hears_nothing_that_it_does_not_know_and_loses_no_request() {
+    let mut filterd = Filterd::start_saying(Hello { minor: 0, oldest_minor: 0 });
     let mut idle = filterd.connect(1);
     idle.send(GET);
     filterd.dial().answer(OK);
@@ -138,33 +257,17 @@ fn a_stop_closes_idle_connections_finishes_what_is_under_way_and_exits_with_0() 
     let upstream = filterd.dial();
     filterd.terminate();
     assert_eq!(idle.rest(), "");
-    assert_eq!(filterd.hear(), FromFilterd::Close { connection: idle.id });
+    assert_eq!(filterd.hear_exactly(), Some(FromFilterd::Close { connection: idle.id }));
     // not yet begun, but sent before the end
     waiting.send(GET);
     let second = filterd.dial();
     upstream.answer(OK);
     assert!(busy.rest().contains("\r\nConnection: close\r\n\r\nok"));
-    assert_eq!(filterd.hear(), FromFilterd::Close { connection: busy.id });
+    assert_eq!(filterd.hear_exactly(), Some(FromFilterd::Close { connection: busy.id }));
     second.answer(OK);
     assert!(waiting.rest().ends_with("ok"));
     let (status, log) = filterd.end();
     assert_eq!(status.code(), Some(0), "{log}");
-}
-
-#[test]
-fn a_connection_that_has_sent_nothing_is_left_open_at_a_stop_for_the_next_filterd() {
-    let mut filterd = Filterd::start(ALLOW_ALL);
-    let mut unused = filterd.connect(1);
-    // its task has run when this later one has been served
-    let mut other = filterd.connect(2);
-    other.send(GET);
-    filterd.dial().answer(OK);
-    assert_eq!(other.answer().0, 200);
-    filterd.terminate();
-    assert_eq!(filterd.hear(), FromFilterd::Close { connection: other.id });
-    assert_eq!(unused.rest(), "");
-    filterd.hear_end();
-    assert_eq!(filterd.end().0.code(), Some(0));
 }
 
 #[test]

@@ -305,7 +305,7 @@ fn a_dial_that_is_never_answered_gives_504_and_a_late_answer_harms_nobody() {
 }
 
 #[test]
-fn an_answer_that_ends_early_or_grows_too_large_is_cut_without_a_word_to_interceptor() {
+fn an_answer_that_ends_early_or_grows_too_large_is_cut_and_the_client_is_to_see_a_reset() {
     let mut filterd = Filterd::start_with(ALLOW_ALL, "answer_bytes = 1000");
     let short = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc".to_owned();
     let endless = "HTTP/1.1 200 OK\r\n\r\n".to_owned() + &"x".repeat(1001);
@@ -316,7 +316,8 @@ fn an_answer_that_ends_early_or_grows_too_large_is_cut_without_a_word_to_interce
         client.send(GET);
         filterd.dial().answer(answer);
         let _ = client.rest();
-        assert!(filterd.hear_now().is_none(), "a cut answer must not look like a whole one");
+        assert_eq!(filterd.hear(), FromFilterd::Reset { connection: client.id });
+        assert!(filterd.answers.is_empty(), "a cut answer must not look like a whole one");
         assert_eq!(filterd.audit()["why"], why);
     }
     let exact = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n".to_owned() + &"x".repeat(1000);

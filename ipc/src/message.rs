@@ -74,6 +74,8 @@ pub enum FromInterceptor {
         dial: u64,
         why: DialFailure,
     },
+    /// A newer filterd is attached: finish what is under way, and leave. Since minor 1.
+    Drain,
 }
 
 /// What filterd says to interceptor. Never with a descriptor.
@@ -91,6 +93,24 @@ pub enum FromFilterd {
     Close {
         connection: u64,
     },
+    /// Comes before the last bytes of an answer are written, so that whoever looks at what was written knows which
+    /// requests are answered. Since minor 1.
+    Answered {
+        connection: u64,
+        /// How many bytes of the client's it answers, after those of the last such message.
+        bytes: u32,
+        /// How many bytes filterd will have written on this connection when the answer is whole.
+        end: u64,
+        /// The connection closes with it: a [`FromFilterd::Close`] that holds if all of the answer was written.
+        closes: bool,
+    },
+    /// filterd gives this connection up: its client is to see a reset. Since minor 1.
+    Reset {
+        connection: u64,
+    },
+    /// This filterd ends. It wants no further connections; those it closes from here on without [`FromFilterd::Close`]
+    /// are for the next one. Since minor 1.
+    Leaving,
 }
 
 impl FromInterceptor {
@@ -99,7 +119,20 @@ impl FromInterceptor {
     pub fn carries_descriptor(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::Dialled { .. } => true,
-            Self::Hello(_) | Self::Identity(_) | Self::DialFailed { .. } => false,
+            Self::Hello(_) | Self::Identity(_) | Self::DialFailed { .. } | Self::Drain => false,
+        }
+    }
+
+    /// The first minor version that has this message.
+    #[must_use]
+    pub fn since(&self) -> u8 {
+        match self {
+            Self::Drain => 1,
+            Self::Hello(_)
+            | Self::Identity(_)
+            | Self::Connection { .. }
+            | Self::Dialled { .. }
+            | Self::DialFailed { .. } => 0,
         }
     }
 
@@ -135,6 +168,7 @@ impl FromInterceptor {
                     DialFailure::UnknownUpstream => 5,
                 });
             }
+            Self::Drain => w.kind(kind::DRAIN),
         }
         w.finish();
     }
@@ -165,6 +199,7 @@ impl FromInterceptor {
                     _ => return Err(DecodeError::Value),
                 },
             },
+            kind::DRAIN => Self::Drain,
             _ => return Err(DecodeError::Kind),
         };
         r.finish()?;
@@ -173,6 +208,15 @@ impl FromInterceptor {
 }
 
 impl FromFilterd {
+    /// The first minor version that has this message.
+    #[must_use]
+    pub fn since(&self) -> u8 {
+        match self {
+            Self::Answered { .. } | Self::Reset { .. } | Self::Leaving => 1,
+            Self::Hello(_) | Self::Needs(_) | Self::Dial { .. } | Self::Close { .. } => 0,
+        }
+    }
+
     /// Replaces `out` by the encoded message.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut w = Writer::new(out);
@@ -191,6 +235,18 @@ impl FromFilterd {
                 w.kind(kind::CLOSE);
                 w.u64(*connection);
             }
+            Self::Answered { connection, bytes, end, closes } => {
+                w.kind(kind::ANSWERED);
+                w.u64(*connection);
+                w.u32(*bytes);
+                w.u64(*end);
+                w.bool(*closes);
+            }
+            Self::Reset { connection } => {
+                w.kind(kind::RESET);
+                w.u64(*connection);
+            }
+            Self::Leaving => w.kind(kind::LEAVING),
         }
         w.finish();
     }
@@ -204,6 +260,11 @@ impl FromFilterd {
             kind::NEEDS => Self::Needs(Needs::decode(&mut r)?),
             kind::DIAL => Self::Dial { dial: r.u64()?, upstream: r.u16()? },
             kind::CLOSE => Self::Close { connection: r.u64()? },
+            kind::ANSWERED => {
+                Self::Answered { connection: r.u64()?, bytes: r.u32()?, end: r.u64()?, closes: r.bool()? }
+            }
+            kind::RESET => Self::Reset { connection: r.u64()? },
+            kind::LEAVING => Self::Leaving,
             _ => return Err(DecodeError::Kind),
         };
         r.finish()?;
@@ -255,6 +316,7 @@ mod tests {
                 upstream: 1,
             },
             FromInterceptor::Dialled { dial: 3 },
+            FromInterceptor::Drain,
         ];
         for why in [
             DialFailure::Refused,
@@ -275,6 +337,10 @@ mod tests {
             FromFilterd::Needs(Needs { groups: false, unit: true }),
             FromFilterd::Dial { dial: 1, upstream: 2 },
             FromFilterd::Close { connection: 3 },
+            FromFilterd::Answered { connection: 4, bytes: 5, end: 6, closes: true },
+            FromFilterd::Answered { connection: 4, bytes: u32::MAX, end: u64::MAX, closes: false },
+            FromFilterd::Reset { connection: 7 },
+            FromFilterd::Leaving,
         ]
     }
 
@@ -338,6 +404,26 @@ mod tests {
                 b'u', 2, 7, 0, 0, 0, 2, 0, b'/', b'x', 4, 1, 2, 3, 4, 5, 0, 4, 6, 7, 8, 9, 80, 0, 3, 0
             ]
         );
+    }
+
+    #[test]
+    fn the_bytes_that_version_1_1_added_stay_as_they_are_and_1_0_has_none_of_them() {
+        let mut bytes = Vec::new();
+        FromFilterd::Answered { connection: 1, bytes: 2, end: 3, closes: true }.encode(&mut bytes);
+        assert_eq!(
+            bytes,
+            [29, 0, 0, 0, 1, 0, 19, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1]
+        );
+        FromFilterd::Reset { connection: 1 }.encode(&mut bytes);
+        assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 20, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        FromFilterd::Leaving.encode(&mut bytes);
+        assert_eq!(bytes, [8, 0, 0, 0, 1, 0, 21, 0]);
+        FromInterceptor::Drain.encode(&mut bytes);
+        assert_eq!(bytes, [8, 0, 0, 0, 1, 0, 6, 0]);
+        let added = samples_from_filterd().into_iter().filter(|message| message.since() == 1).count();
+        assert_eq!(added, 4);
+        let added = samples_from_interceptor().into_iter().filter(|message| message.since() == 1);
+        assert_eq!(added.collect::<Vec<_>>(), [FromInterceptor::Drain]);
     }
 
     #[test]

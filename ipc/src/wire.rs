@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Programs with different majors cannot talk.
 pub const PROTOCOL_MAJOR: u16 = 1;
-/// Each program also speaks the minor before its own.
-pub const PROTOCOL_MINOR: u8 = 0;
+/// Each program also speaks the minor before its own. 1 added what is needed to give connections to the next filterd.
+pub const PROTOCOL_MINOR: u8 = 1;
 /// No message is longer (the longest tells of a client with all its groups); room for one and not more is offered to a
 /// peer.
 pub const MAX_MESSAGE: usize = 8192;
@@ -24,9 +24,13 @@ pub(crate) mod kind {
     pub(crate) const DIALLED: u16 = 3;
     pub(crate) const DIAL_FAILED: u16 = 4;
     pub(crate) const IDENTITY: u16 = 5;
+    pub(crate) const DRAIN: u16 = 6;
     pub(crate) const DIAL: u16 = 16;
     pub(crate) const CLOSE: u16 = 17;
     pub(crate) const NEEDS: u16 = 18;
+    pub(crate) const ANSWERED: u16 = 19;
+    pub(crate) const RESET: u16 = 20;
+    pub(crate) const LEAVING: u16 = 21;
 }
 
 /// Why bytes are no message. Fatal for the peer that sent them.
@@ -82,6 +86,9 @@ impl<'a> Writer<'a> {
     }
     pub(crate) fn u8(&mut self, value: u8) {
         self.0.push(value);
+    }
+    pub(crate) fn bool(&mut self, value: bool) {
+        self.u8(value.into());
     }
     pub(crate) fn u16(&mut self, value: u16) {
         self.0.extend_from_slice(&value.to_le_bytes());
@@ -164,6 +171,13 @@ impl<'a> Reader<'a> {
     }
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
         self.chunk().map(u8::from_le_bytes)
+    }
+    pub(crate) fn bool(&mut self) -> Result<bool, DecodeError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Value),
+        }
     }
     pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
         self.chunk().map(u16::from_le_bytes)

@@ -189,6 +189,7 @@ mod tests {
             over: None,
             ending: Cell::new(Ending::Clean),
             used: Cell::new(true),
+            end_is_said: Cell::new(false),
         })
     }
 

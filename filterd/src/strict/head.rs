@@ -106,6 +106,11 @@ impl Head {
         self.version
     }
 
+    /// Bytes, the final blank line included.
+    pub(crate) fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// HEAD's answer has no body, whatever it says.
     pub(crate) fn is_for_head_only(&self) -> bool {
         self.bytes.starts_with(b"HEAD ")

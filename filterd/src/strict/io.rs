@@ -20,15 +20,54 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// A client that takes no byte of its answer for this long is let go.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
+/// What is done with a connection while we drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Draining {
+    No,
+    /// No further head is wanted once the bytes at hand are served.
+    Ends,
+    /// No further head is wanted: what of the client's bytes is not answered is the next filterd's.
+    HandsBack,
+}
+
+/// An answer that hyper has been given to the last byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// Of the head that it answers.
+    pub(crate) bytes: usize,
+    /// The connection ends with it.
+    pub(crate) closes: bool,
+}
+
 /// Where a head waits for its exchange. Between the reader and the exchanges of one connection.
-#[derive(Default)]
 pub(crate) struct Slot {
     head: RefCell<Option<Result<Head, Malformed>>>,
-    /// No further head is wanted once the bytes at hand are served.
-    pub(crate) draining: Cell<bool>,
+    /// The length of the head that is being answered.
+    asked: Cell<usize>,
+    whole: Cell<Option<Whole>>,
+    pub(crate) draining: Cell<Draining>,
+    /// The reader ended because of [`Draining::HandsBack`].
+    pub(crate) handed_back: Cell<bool>,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            head: RefCell::default(),
+            asked: Cell::new(0),
+            whole: Cell::new(None),
+            draining: Cell::new(Draining::No),
+            handed_back: Cell::new(false),
+        }
+    }
 }
 
 impl Slot {
+    /// To be called when hyper has all of the answer: what it writes next ends with the answer's last byte.
+    pub(crate) fn answer_is_whole(&self, closes: bool) {
+        self.whole.set(Some(Whole { bytes: self.asked.take(), closes }));
+    }
+
     pub(crate) fn take(&self) -> Option<Result<Head, Malformed>> {
         self.head.borrow_mut().take()
     }
@@ -42,6 +81,9 @@ enum Waiting {
     Head,
 }
 
+/// Is told of a whole answer, and how many bytes will have been written at its end, before those are written.
+pub(crate) type Announce = Box<dyn Fn(Whole, u64)>;
+
 pub(crate) struct StrictIo {
     stream: Rc<UnixStream>,
     slot: Rc<Slot>,
@@ -52,12 +94,21 @@ pub(crate) struct StrictIo {
     /// Nothing follows: end of file, a refusal, or a time-out.
     finished: bool,
     waiting: Option<Waiting>,
+    /// Bytes written to the client.
+    written: u64,
+    announce: Announce,
     read_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl StrictIo {
-    pub(crate) fn new(stream: Rc<UnixStream>, slot: Rc<Slot>, max_head: usize, idle_time: Duration) -> Self {
+    pub(crate) fn new(
+        stream: Rc<UnixStream>,
+        slot: Rc<Slot>,
+        max_head: usize,
+        idle_time: Duration,
+        announce: Announce,
+    ) -> Self {
         Self {
             stream,
             slot,
@@ -66,6 +117,8 @@ impl StrictIo {
             stand_in: b"",
             finished: false,
             waiting: None,
+            written: 0,
+            announce,
             read_timer: None,
             write_timer: None,
         }
@@ -77,6 +130,11 @@ impl StrictIo {
             if self.finished {
                 return Poll::Ready(Ok(b""));
             }
+            if self.slot.draining.get() == Draining::HandsBack {
+                self.finished = true;
+                self.slot.handed_back.set(true);
+                continue;
+            }
             match self.collector.next_head() {
                 Collected::Head(head) => return Poll::Ready(Ok(self.hand_over(head))),
                 Collected::Malformed(why) => return Poll::Ready(Ok(self.refuse(why))),
@@ -85,7 +143,7 @@ impl StrictIo {
             match self.poll_bytes(cx)? {
                 Poll::Ready(0) => return Poll::Ready(Ok(self.end_of_file())),
                 Poll::Ready(_) => (),
-                Poll::Pending if self.slot.draining.get() && self.collector.is_empty() => {
+                Poll::Pending if self.slot.draining.get() == Draining::Ends && self.collector.is_empty() => {
                     self.finished = true
                 }
                 Poll::Pending => return self.poll_patience(cx).map(Ok),
@@ -141,6 +199,7 @@ impl StrictIo {
             (true, Version::Http11) => b"HEAD / HTTP/1.1\r\n\r\n",
             (true, Version::Http10) => b"HEAD / HTTP/1.0\r\n\r\n",
         };
+        self.slot.asked.set(head.length());
         *self.slot.head.borrow_mut() = Some(Ok(head));
         stand_in
     }
@@ -152,6 +211,10 @@ impl StrictIo {
     }
 
     fn poll_write_any(&mut self, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(whole) = self.slot.whole.take() {
+            // hyper offers all it has
+            (self.announce)(whole, bytes.iter().fold(self.written, |end, piece| plus(end, piece.len())));
+        }
         loop {
             if self.stream.poll_write_ready(cx)?.is_pending() {
                 let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME)));
@@ -162,11 +225,16 @@ impl StrictIo {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
                 other => {
                     self.write_timer = None;
+                    self.written = plus(self.written, other.as_ref().map_or(0, |written| *written));
                     return Poll::Ready(other);
                 }
             }
         }
     }
+}
+
+fn plus(bytes: u64, more: usize) -> u64 {
+    bytes.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
 }
 
 impl Read for StrictIo {
@@ -232,7 +300,8 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let ours = UnixStream::from_std(ours).unwrap();
         let slot = Rc::new(Slot::default());
-        (StrictIo::new(Rc::new(ours), Rc::clone(&slot), 4096, IDLE), client, slot)
+        let announce = Box::new(|_, _| ());
+        (StrictIo::new(Rc::new(ours), Rc::clone(&slot), 4096, IDLE, announce), client, slot)
     }
 
     /// What hyper reads, at most `room` bytes.

@@ -7,4 +7,4 @@ mod io;
 
 pub use collector::{Collected, Collector};
 pub use head::{Fields, Head, Malformed};
-pub(crate) use io::{Slot, StrictIo};
+pub(crate) use io::{Draining, Slot, StrictIo, Whole};

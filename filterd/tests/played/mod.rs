@@ -97,16 +97,30 @@ pub fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_imds-filterd"))
 }
 
+/// What interceptor begins with.
+#[derive(Clone, Copy)]
+struct Words {
+    hello: Hello,
+    identity: Identity,
+}
+
+impl Words {
+    const OURS: Self = Self { hello: Hello::OURS, identity: ALL };
+}
+
 /// A running imds-filterd with its channel to us.
 pub struct Filterd {
     pub child: Child,
     pub channel: OwnedFd,
     place: Option<Place>,
     directory: PathBuf,
+    listener: OwnedFd,
     upstream: TcpListener,
     lines: Receiver<String>,
     log: Receiver<String>,
     next: u64,
+    /// What was said of answers: connection, bytes, end, and whether the connection ends with it.
+    pub answers: Vec<(u64, u32, u64, bool)>,
 }
 
 impl Filterd {
@@ -123,14 +137,25 @@ impl Filterd {
         Self::spawn_with(place, program, &settings)
     }
 
+    /// With an interceptor of another version.
+    pub fn start_saying(hello: Hello) -> Self {
+        let place = Place::new();
+        let settings = place.settings(ALLOW_ALL, "");
+        Self::attach(place, &mut program(), &settings, Words { hello, ..Words::OURS })
+    }
+
     pub fn spawn_with(place: Place, program: &mut Command, settings: &Path) -> Self {
-        Self::spawn_telling(place, program, settings, ALL)
+        Self::attach(place, program, settings, Words::OURS)
     }
 
     pub fn spawn_telling(place: Place, program: &mut Command, settings: &Path, identity: Identity) -> Self {
+        Self::attach(place, program, settings, Words { identity, ..Words::OURS })
+    }
+
+    fn attach(place: Place, program: &mut Command, settings: &Path, words: Words) -> Self {
         let directory = place.0.clone();
         let listener = place.listen();
-        let mut filterd = Self::attached(directory, &listener, program, settings, identity);
+        let mut filterd = Self::attached(directory, listener, program, settings, words);
         filterd.place = Some(place);
         filterd
     }
@@ -141,7 +166,7 @@ impl Filterd {
         let settings = directory.join("imds-filterd.toml");
         let _ = std::fs::remove_file(directory.join(FILTER_SOCKET));
         let listener = listen_in(&directory);
-        Self::attached(directory, &listener, &mut program(), &settings, ALL)
+        Self::attached(directory, listener, &mut program(), &settings, Words::OURS)
     }
 
     pub fn directory(&self) -> &Path {
@@ -150,10 +175,10 @@ impl Filterd {
 
     fn attached(
         directory: PathBuf,
-        listener: &OwnedFd,
+        listener: OwnedFd,
         program: &mut Command,
         settings: &Path,
-        identity: Identity,
+        words: Words,
     ) -> Self {
         let mut child = program
             .arg("--config")
@@ -164,13 +189,16 @@ impl Filterd {
             .unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
         let log = lines_of(child.stderr.take().unwrap());
-        let channel = accept(listener);
+        let channel = accept(&listener);
         sockopt::set_socket_timeout(&channel, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
         let upstream = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let mut filterd = Self { child, channel, place: None, directory, upstream, lines, log, next: 1 };
+        let answers = Vec::new();
+        let place = None;
+        let mut filterd =
+            Self { child, channel, place, directory, listener, upstream, lines, log, next: 1, answers };
         assert_eq!(filterd.hear(), FromFilterd::Hello(Hello::OURS));
-        filterd.say(&FromInterceptor::Hello(Hello::OURS), None);
-        filterd.say(&FromInterceptor::Identity(identity), None);
+        filterd.say(&FromInterceptor::Hello(words.hello), None);
+        filterd.say(&FromInterceptor::Identity(words.identity), None);
         assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
         filterd
     }
@@ -181,14 +209,32 @@ impl Filterd {
         send(&self.channel, &bytes, descriptor).unwrap();
     }
 
-    /// The next message, waited for.
+    /// The next message, waited for; as [`Self::hear_now`].
     pub fn hear(&mut self) -> FromFilterd {
-        wait_readable(&self.channel);
-        self.hear_now().expect("a message")
+        loop {
+            wait_readable(&self.channel);
+            if let Some(message) = self.hear_now() {
+                return message;
+            }
+        }
     }
 
-    /// The next message, if it is already there.
+    /// The next message, if it is already there. What is said of answers is passed over; if the connection ends with
+    /// one, that is heard as a Close.
     pub fn hear_now(&mut self) -> Option<FromFilterd> {
+        loop {
+            let message = self.hear_exactly()?;
+            let FromFilterd::Answered { connection, bytes, end, closes } = message else {
+                return Some(message);
+            };
+            self.answers.push((connection, bytes, end, closes));
+            if closes {
+                return Some(FromFilterd::Close { connection });
+            }
+        }
+    }
+
+    pub fn hear_exactly(&mut self) -> Option<FromFilterd> {
         let mut buffer = [0; MAX_MESSAGE];
         match receive(&self.channel, &mut buffer) {
             Ok(bytes) => Some(FromFilterd::decode(bytes).unwrap()),
@@ -197,11 +243,15 @@ impl Filterd {
         }
     }
 
-    /// What a message that has to come from filterd now is not: anything but the end.
+    /// What has to come from filterd now is no message, but the end; what is said of answers is passed over.
     pub fn hear_end(&self) {
-        wait_readable(&self.channel);
-        let end = receive(&self.channel, &mut [0; MAX_MESSAGE]).map(<[u8]>::to_vec);
-        assert_eq!(end, Err(ChannelError::Closed));
+        loop {
+            wait_readable(&self.channel);
+            match receive(&self.channel, &mut [0; MAX_MESSAGE]).map(FromFilterd::decode) {
+                Ok(Ok(FromFilterd::Answered { .. })) => (),
+                end => return assert_eq!(end, Err(ChannelError::Closed)),
+            }
+        }
     }
 
     pub fn connection(&mut self, uid: u32) -> FromInterceptor {

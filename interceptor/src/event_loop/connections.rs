@@ -1,35 +1,26 @@
-//! What becomes of a captured connection: held, handed over, pumped, ended.
+//! What becomes of a captured connection: handed over, pumped, ended.
 //! Must not take the end of filterd's bytes for an answer's end before filterd has said so.
 
+use super::hold::Offered;
 use super::tokens::{self, Source};
 use super::{EventLoop, TunWire};
-use crate::filter::{Pair, Place, Pumped, pump};
+use crate::filter::{Course, Pair, Place, Pumped, empty, pump};
 use crate::netstack::{Connection, Entry, Phase, Refused};
 use imds_ipc::FromInterceptor;
 use imds_ipc::channel::ChannelError;
 use mio::Interest;
 use mio::event::Event;
 use mio::unix::SourceFd;
-use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
-
-/// SDKs give up after one second: whoever waits longer than this has gone (promise P2).
-const LONGEST_HOLD: Duration = Duration::from_millis(800);
-
-/// Established connections that wait for a filterd, in the order they came.
-#[derive(Default)]
-pub(super) struct Held {
-    /// Numbers; of connections that may be gone by now.
-    queue: VecDeque<u64>,
-    pub(super) count: usize,
-}
+use std::time::Instant;
 
 /// What one look at a connection asks of the loop.
 enum Step {
     /// Its bytes are moved, or it waits.
     Done,
     HandOver,
+    /// All that a gone filterd wrote is on its way: the next one may have it.
+    HoldAgain,
     /// filterd's end is closed and nothing was said.
     Judge,
 }
@@ -62,10 +53,11 @@ impl EventLoop {
     pub(super) fn note_pair(&mut self, key: usize, event: &Event) {
         let ending = event.is_read_closed() || event.is_error();
         let (readable, writable) = (event.is_readable(), event.is_writable());
-        self.netstack.with(key, |connection| {
-            if let Place::Filterd { pair, .. } = &mut connection.place {
+        self.netstack.with(key, |connection| match &mut connection.course.place {
+            Place::Filterd { pair, .. } | Place::Emptying { pair, .. } => {
                 pair.ready(readable, ending, writable);
             }
+            Place::Opening | Place::Held { .. } => {}
         });
         self.netstack.touch(key);
     }
@@ -76,31 +68,36 @@ impl EventLoop {
         loop {
             self.netstack.take_touched(&mut keys);
             if keys.is_empty() {
+                self.bury(now);
+                if self.look_at_held(now) {
+                    continue;
+                }
                 break;
             }
             for key in keys.iter().copied() {
                 self.serve_connection(key, now);
             }
         }
-        self.bury(now);
     }
 
     fn serve_connection(&mut self, key: usize, now: Instant) {
         match self.netstack.with(key, |connection| step(connection, now)) {
             Some(Step::Done) | None => {}
             Some(Step::HandOver) => {
-                if self.confirm(key, now) && !self.hand_over(key, now) {
+                if self.confirm(key, now) && self.hand_over(key, now) != Offered::Taken {
                     self.hold(key, now);
                 }
             }
+            Some(Step::HoldAgain) => self.hold_again(key),
             Some(Step::Judge) => self.judge(key, now),
         }
+        self.end_trial_if_answered(key);
         self.settle(key, now);
     }
 
     fn settle(&mut self, key: usize, now: Instant) {
         self.watch_pair(key);
-        let deadline = self.netstack.with(key, |connection| connection.place.deadline()).flatten();
+        let deadline = self.netstack.with(key, |connection| connection.course.place.deadline()).flatten();
         let mut wire = TunWire { tun: &self.tun, failed: None };
         self.netstack.settle(key, now, deadline, &mut wire);
         let failed = wire.failed;
@@ -111,7 +108,7 @@ impl EventLoop {
     fn watch_pair(&mut self, key: usize) {
         let registry = self.poll.registry();
         self.netstack.with(key, |connection| {
-            let Place::Filterd { pair, .. } = &mut connection.place else { return };
+            let Place::Filterd { pair, .. } = &mut connection.course.place else { return };
             if pair.needs_room() == pair.waits_for_room {
                 return;
             }
@@ -145,19 +142,23 @@ impl EventLoop {
         refused.is_none()
     }
 
-    /// Gives an established connection to the newest filterd. `false`: nobody takes it now.
-    fn hand_over(&mut self, key: usize, now: Instant) -> bool {
+    /// Gives an established connection to the newest filterd, if that one is newer than who had it last.
+    pub(super) fn hand_over(&mut self, key: usize, now: Instant) -> Offered {
+        let after = self.netstack.with(key, |connection| connection.course.after).unwrap_or(u64::MAX);
         while let Some(newest) = self.peers.newest() {
+            if self.peers.get_mut(newest).is_none_or(|peer| peer.age() <= after) {
+                break;
+            }
             match self.offer(key, newest) {
-                Ok(()) => return true,
+                Ok(()) => return Offered::Taken,
                 Err(ChannelError::WouldBlock) => {
                     self.watch_peer(newest);
-                    return false;
+                    return Offered::Full;
                 }
                 Err(error) => self.drop_peer(newest, &crate::filter::PeerError::Channel(error), now),
             }
         }
-        false
+        Offered::Nobody
     }
 
     fn offer(&mut self, key: usize, newest: usize) -> Result<(), ChannelError> {
@@ -183,113 +184,53 @@ impl EventLoop {
                 )
                 .map_err(|_| ChannelError::WouldBlock)?;
             peer.offer(&message, theirs.as_fd())?;
-            let before = std::mem::replace(
-                &mut connection.place,
-                Place::Filterd { peer: newest, pair, leaving: None },
-            );
-            Ok(matches!(before, Place::Held { .. }))
+            connection.course.ledger.begin(peer.tells_answers());
+            connection.course.after = peer.age();
+            let place = Place::Filterd { peer: newest, pair, leaving: None };
+            let before = std::mem::replace(&mut connection.course.place, place);
+            Ok(matches!(before, Place::Held { new: true, .. }))
         });
-        let was_held = offered.unwrap_or(Ok(false))?;
-        self.held.count -= usize::from(was_held);
+        let was_new = offered.unwrap_or(Ok(false))?;
+        self.held.new -= usize::from(was_new);
         // what the client has sent already
         self.netstack.touch(key);
         Ok(())
     }
 
-    fn hold(&mut self, key: usize, now: Instant) {
-        let full = self.held.count >= usize::try_from(self.limits.held_connections).unwrap_or(usize::MAX);
-        let until = now + self.limits.hold().min(LONGEST_HOLD);
-        let held = self.netstack.with(key, |connection| match connection.place {
-            Place::Opening if full => {
-                connection.tcp.reset();
-                None
-            }
-            Place::Opening => {
-                connection.place = Place::Held { until };
-                Some(connection.id)
-            }
-            Place::Held { .. } | Place::Filterd { .. } => None,
-        });
-        if let Some(Some(id)) = held {
-            self.held.count += 1;
-            self.held.queue.push_back(id);
-        } else if full && let Some(more) = self.throttles.reset.pass(now) {
-            tracing::warn!(
-                "a connection was reset: limits.held_connections wait for imds-filterd ({more} more such)"
-            );
-        }
-    }
-
-    /// Hands over what waits, oldest first, as much as is taken.
-    pub(super) fn release_held(&mut self, now: Instant) {
-        while let Some(id) = self.held.queue.pop_front() {
-            let Some(key) = self.netstack.key_of(id) else { continue };
-            let waits = self.netstack.with(key, |connection| matches!(connection.place, Place::Held { .. }));
-            if waits == Some(true) && !self.hand_over(key, now) {
-                self.held.queue.push_front(id);
-                return;
-            }
-        }
-    }
-
     /// filterd's end of a connection is closed, and nothing was said. What it said may still wait to be read; if that is
-    /// that it would close, the connection is touched again. Else it died over this connection, or gave the answer up:
-    /// the client is not to take what it got for the whole.
+    /// that it would close, the connection is touched again. Else it died, or leaves.
     fn judge(&mut self, key: usize, now: Instant) {
-        let peer = self.netstack.with(key, |connection| match &connection.place {
-            Place::Filterd { peer, .. } => Some(*peer),
-            Place::Opening | Place::Held { .. } => None,
+        let peer = self.netstack.with(key, |connection| match &connection.course.place {
+            Place::Filterd { peer, leaving: None, .. } => Some(*peer),
+            Place::Filterd { .. } | Place::Opening | Place::Held { .. } | Place::Emptying { .. } => None,
         });
-        if let Some(Some(peer)) = peer {
-            self.read_peer(peer, now);
+        let Some(Some(peer)) = peer else { return };
+        if !self.read_peer(peer, now) {
+            self.netstack.touch(key);
+            return;
         }
-        let died = self.netstack.with(key, |connection| match &connection.place {
-            Place::Filterd { leaving: Some(_), .. } => false,
-            Place::Filterd { leaving: None, .. } | Place::Opening | Place::Held { .. } => {
-                connection.tcp.reset();
-                true
-            }
-        });
-        if died == Some(true)
-            && let Some(more) = self.throttles.reset.pass(now)
-        {
-            tracing::warn!("a connection was reset: imds-filterd left it without a word ({more} more such)");
-        }
-    }
-
-    /// Counts out those that are gone, and forgets the numbers of those that waited in vain.
-    fn bury(&mut self, now: Instant) {
-        while let Some(connection) = self.netstack.take_gone() {
-            match connection.place {
-                Place::Held { until } => {
-                    self.held.count -= 1;
-                    if until <= now
-                        && let Some(more) = self.throttles.reset.pass(now)
-                    {
-                        tracing::warn!(
-                            "a connection was reset: no imds-filterd took it in time ({more} more such)"
-                        );
-                    }
-                }
-                Place::Opening | Place::Filterd { .. } => {}
-            }
-        }
-        if self.held.queue.len() > 2 * self.held.count + 64 {
-            let netstack = &self.netstack;
-            self.held.queue.retain(|id| netstack.key_of(*id).is_some());
+        // if it is gone by now its connections are already left behind
+        if let Some(peer) = self.peers.get_mut(peer) {
+            let on_purpose = peer.is_leaving();
+            self.leave_behind(key, on_purpose, now);
         }
     }
 }
 
-fn step(connection: &mut Connection<Place>, now: Instant) -> Step {
-    if connection.place.deadline().is_some_and(|until| until <= now) {
+fn step(connection: &mut Connection<Course>, now: Instant) -> Step {
+    let Course { place, ledger, .. } = &mut connection.course;
+    if place.deadline().is_some_and(|until| until <= now) {
         connection.tcp.reset();
         return Step::Done;
     }
-    match &mut connection.place {
+    match place {
         Place::Opening if connection.tcp.phase() == Phase::Open => Step::HandOver,
         Place::Opening | Place::Held { .. } => Step::Done,
-        Place::Filterd { pair, leaving, .. } => match (pump(&mut connection.tcp, pair), leaving) {
+        Place::Emptying { pair, left, .. } => match empty(&mut connection.tcp, pair, left) {
+            true => Step::HoldAgain,
+            false => Step::Done,
+        },
+        Place::Filterd { pair, leaving, .. } => match (pump(&mut connection.tcp, pair, ledger), leaving) {
             (Pumped::Going, _) | (Pumped::Ending, Some(_)) => Step::Done,
             (Pumped::Ended, Some(_)) => {
                 connection.tcp.finish();

@@ -3,9 +3,11 @@
 
 use super::tokens::{self, Source};
 use super::{DOOR_RETRY, EventLoop};
-use crate::filter::{Caller, PeerError, Place};
+use crate::filter::{Caller, Course, PeerError, Place};
+use crate::netstack::Connection;
 use crate::upstream::{Dialled, Dialling};
-use imds_ipc::{DialFailure, FromFilterd, FromInterceptor};
+use imds_ipc::channel::ChannelError;
+use imds_ipc::{DialFailure, FromFilterd, FromInterceptor, Needs};
 use mio::Interest;
 use mio::unix::SourceFd;
 use std::os::fd::OwnedFd;
@@ -29,29 +31,30 @@ impl EventLoop {
             }
             self.read_peer(key, now);
         }
-        while let Some(key) = self.peers.overdue(now) {
-            self.drop_peer(key, &PeerError::NoHello, now);
+        while let Some((key, error)) = self.peers.overdue(now) {
+            self.drop_peer(key, &error, now);
         }
-        if self.held.count > 0 {
+        if !self.held.is_empty() {
             self.release_held(now);
         }
     }
 
-    /// Reads what a peer said, to the end unless it never stops.
-    pub(super) fn read_peer(&mut self, key: usize, now: Instant) {
+    /// Reads what a peer said. Whether that was all: one that never stops is heard again later.
+    pub(super) fn read_peer(&mut self, key: usize, now: Instant) -> bool {
         for _ in 0..MESSAGES {
-            let Some(peer) = self.peers.get_mut(key) else { return };
+            let Some(peer) = self.peers.get_mut(key) else { return true };
             let obeyed = match peer.receive() {
-                Ok(None) => return,
+                Ok(None) => return true,
                 Ok(Some(message)) => self.obey(key, &message, now),
                 Err(error) => Err(error),
             };
             if let Err(error) = obeyed {
                 self.drop_peer(key, &error, now);
-                return;
+                return true;
             }
         }
         self.ready.peers.push(key);
+        false
     }
 
     fn obey(&mut self, key: usize, message: &FromFilterd, now: Instant) -> Result<(), PeerError> {
@@ -60,39 +63,98 @@ impl EventLoop {
                 if let Some(more) = self.throttles.attached.pass(now) {
                     tracing::info!("imds-filterd attached{}", and_more(more));
                 }
-                self.release_held(now);
                 Ok(())
             }
             FromFilterd::Needs(needs) => {
-                // what an older one needed is of the past
-                if self.peers.newest() == Some(key) {
-                    self.attribution.need(*needs);
-                }
+                self.serve_by_newest(key, *needs, now);
                 Ok(())
             }
             FromFilterd::Dial { dial, upstream } => self.dial(key, *dial, *upstream, now),
             FromFilterd::Close { connection } => self.announce_close(key, *connection, now),
+            FromFilterd::Answered { connection, bytes, end, closes } => self
+                .of_peer(key, *connection, |connection| {
+                    connection.course.ledger.answered(*bytes, *end, *closes)
+                })?
+                .unwrap_or(Ok(()))
+                .map_err(|_| PeerError::NotAnswered),
+            FromFilterd::Reset { connection } => self.give_up(key, *connection),
+            FromFilterd::Leaving => {
+                tracing::info!("imds-filterd leaves");
+                if let Some(peer) = self.peers.get_mut(key) {
+                    peer.leave(now);
+                }
+                self.need_all_if_alone();
+                Ok(())
+            }
         }
+    }
+
+    /// From its first word about needs on a filterd takes connections, and the others are to go.
+    fn serve_by_newest(&mut self, key: usize, needs: Needs, now: Instant) {
+        // what an older one needs is of the past
+        if self.peers.newest() != Some(key) {
+            return;
+        }
+        self.attribution.need(needs);
+        for older in self.peers.older() {
+            let told = self.peers.get_mut(older).map(|peer| peer.dismiss(now));
+            match told {
+                Some(Err(error)) => self.drop_peer(older, &error, now),
+                Some(Ok(())) | None => self.watch_peer(older),
+            }
+        }
+        self.release_held(now);
+    }
+
+    /// What waits may meet any rules.
+    fn need_all_if_alone(&mut self) {
+        if self.peers.newest().is_none() {
+            self.attribution.need(Needs { groups: true, unit: true });
+        }
+    }
+
+    /// Lets `f` see a connection that this filterd has, if it is still there: the client may have been quicker, or the
+    /// end of its bytes.
+    fn of_peer<R>(
+        &mut self,
+        key: usize,
+        id: u64,
+        f: impl FnOnce(&mut Connection<Course>) -> R,
+    ) -> Result<Option<R>, PeerError> {
+        let age = self.peers.get_mut(key).map(|peer| peer.age());
+        let Some(found) = self.netstack.key_of(id) else { return Ok(None) };
+        let seen = self.netstack.with(found, |connection| match &connection.course.place {
+            Place::Filterd { peer, .. } if *peer == key => Ok(Some(f(connection))),
+            Place::Held { .. } | Place::Emptying { .. } if Some(connection.course.after) == age => Ok(None),
+            Place::Filterd { .. } | Place::Opening | Place::Held { .. } | Place::Emptying { .. } => {
+                Err(PeerError::NotIts)
+            }
+        });
+        self.netstack.touch(found);
+        seen.unwrap_or(Ok(None)) // TCP panicked
+    }
+
+    /// The client of this filterd's connection sees a reset, also if it waits for the next one already.
+    fn give_up(&mut self, key: usize, id: u64) -> Result<(), PeerError> {
+        if self.of_peer(key, id, |connection| connection.tcp.reset())?.is_none()
+            && let Some(left) = self.netstack.key_of(id)
+        {
+            self.netstack.with(left, |connection| connection.tcp.reset());
+        }
+        Ok(())
     }
 
     /// From here on the end of its bytes is meant. A client that then does not take them keeps its slot no longer than
     /// an idle one does.
     fn announce_close(&mut self, key: usize, id: u64, now: Instant) -> Result<(), PeerError> {
         let until = now + self.limits.idle();
-        // it may be gone already: the client was quicker
-        let Some(found) = self.netstack.key_of(id) else { return Ok(()) };
-        let its = self.netstack.with(found, |connection| match &mut connection.place {
-            Place::Filterd { peer, leaving, .. } if *peer == key => {
+        self.of_peer(key, id, |connection| match &mut connection.course.place {
+            Place::Filterd { leaving, .. } => {
                 leaving.get_or_insert(until);
-                true
             }
-            Place::Filterd { .. } | Place::Opening | Place::Held { .. } => false,
-        });
-        if its == Some(false) {
-            return Err(PeerError::NotIts);
-        }
-        self.netstack.touch(found);
-        Ok(())
+            Place::Opening | Place::Held { .. } | Place::Emptying { .. } => {}
+        })
+        .map(drop)
     }
 
     fn dial(&mut self, key: usize, dial: u64, upstream: u16, now: Instant) -> Result<(), PeerError> {
@@ -217,27 +279,31 @@ impl EventLoop {
         }
     }
 
-    /// Ends a peer: its dials are given up, its connections reset unless it had said that they end. Here a later
-    /// version gives them, and their unanswered bytes, to the next filterd.
+    /// Ends a peer: its dials are given up, its connections go to the next one unless it had said that they end.
     pub(super) fn drop_peer(&mut self, key: usize, why: &PeerError, now: Instant) {
         let Some(peer) = self.peers.remove(key) else { return };
+        let on_purpose = peer.is_leaving() && *why == PeerError::Channel(ChannelError::Closed);
         if let Some(more) = self.throttles.detached.pass(now) {
-            let what = if peer.attached() { "imds-filterd detached" } else { "refused an imds-filterd" };
-            tracing::warn!("{what}: {why}{}", and_more(more));
+            let more = and_more(more);
+            match (on_purpose, peer.attached()) {
+                (true, _) => tracing::info!("imds-filterd left{more}"),
+                (false, true) => tracing::warn!("imds-filterd detached: {why}{more}"),
+                (false, false) => tracing::warn!("refused an imds-filterd: {why}{more}"),
+            }
         }
         self.dials.forget(key);
         let orphans: Vec<usize> = self
             .netstack
             .iter()
             .filter(|(_, connection)| {
-                matches!(&connection.place, Place::Filterd { peer, leaving: None, .. } if *peer == key)
+                matches!(&connection.course.place, Place::Filterd { peer, leaving: None, .. } if *peer == key)
             })
             .map(|(orphan, _)| orphan)
             .collect();
         for orphan in orphans {
-            self.netstack.with(orphan, |connection| connection.tcp.reset());
-            self.netstack.touch(orphan);
+            self.leave_behind(orphan, on_purpose, now);
         }
+        self.need_all_if_alone();
     }
 }
 

@@ -3,16 +3,17 @@
 
 mod connections;
 mod filterd;
+mod hold;
 mod tokens;
 
 use crate::attribution::Attribution;
 use crate::capture::Capture;
-use crate::filter::{Door, Peers, Place};
+use crate::filter::{Course, Door, Peers};
 use crate::log::Throttle;
 use crate::netstack::{Netstack, Wire};
 use crate::sys::{Signals, Tun};
 use crate::upstream::Dials;
-use connections::Held;
+use hold::Held;
 use imds_settings::Settings;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -38,6 +39,7 @@ struct Throttles {
     attached: Throttle,
     detached: Throttle,
     reset: Throttle,
+    deadly: Throttle,
     wire: Throttle,
 }
 
@@ -51,7 +53,7 @@ pub(crate) struct EventLoop {
     retry_door: Option<Instant>,
     peers: Peers,
     dials: Dials,
-    netstack: Netstack<Place>,
+    netstack: Netstack<Course>,
     attribution: Attribution,
     held: Held,
     limits: imds_settings::Limits,
@@ -178,6 +180,7 @@ impl EventLoop {
             self.netstack.next_timer(),
             self.peers.next_deadline(),
             self.dials.next_deadline(),
+            self.held.next_deadline(),
             self.retry_door,
             Some(self.capture.next_check()),
         ]

@@ -2,14 +2,25 @@
 //! Must not look into the bytes, and must take whoever came in for hostile.
 
 mod door;
+mod ledger;
 mod pair;
 mod peer;
 
 pub use door::{Caller, Door, DoorError, make_directory};
-pub use pair::{Pair, Pumped, pump};
+pub use ledger::{Impossible, Ledger, Left};
+pub use pair::{Pair, Pumped, empty, pump};
 pub use peer::{Peer, PeerError, Peers};
 
 use std::time::Instant;
+
+/// A captured connection on its way through filterds.
+#[derive(Default)]
+pub struct Course {
+    pub place: Place,
+    pub ledger: Ledger,
+    /// Only a filterd newer than this takes it: the last one that had it is gone, or nearly so.
+    pub after: u64,
+}
 
 /// Where a captured connection's bytes go.
 #[derive(Default)]
@@ -17,10 +28,12 @@ pub enum Place {
     /// The handshake is not finished: nowhere yet.
     #[default]
     Opening,
-    /// Waiting for a filterd that takes it.
-    Held { until: Instant },
+    /// Waiting for a filterd that takes it. `new`: no filterd ever had it.
+    Held { until: Instant, new: bool },
     /// With a filterd.
     Filterd { peer: usize, pair: Pair, leaving: Option<Instant> },
+    /// Its filterd left it, and so many bytes of that one's last answer wait for the client to make room.
+    Emptying { pair: Pair, left: u64, until: Instant },
 }
 
 impl Place {
@@ -29,7 +42,7 @@ impl Place {
     pub fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Opening => None,
-            Self::Held { until } => Some(*until),
+            Self::Held { until, .. } | Self::Emptying { until, .. } => Some(*until),
             Self::Filterd { leaving, .. } => *leaving,
         }
     }

@@ -1,8 +1,9 @@
 //! Our end of the stream socket through which filterd has a connection, and the moving of its bytes.
 //! Must not buffer: what filterd does not read stays in TCP's window, what the client does not read stays with filterd.
 
+use super::Ledger;
 use crate::netstack::Endpoint;
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
     sockopt,
@@ -81,6 +82,14 @@ impl Pair {
         self.ours.as_raw_fd()
     }
 
+    /// filterd's bytes that were not read yet.
+    ///
+    /// # Errors
+    /// When the OS does not say.
+    pub fn pending(&self) -> Result<u64, Errno> {
+        ioctl_fionread(&self.ours)
+    }
+
     /// Returns how many bytes filterd took of `bytes`; those nobody will read are thrown away.
     fn write(&mut self, bytes: &[u8]) -> usize {
         if self.deaf {
@@ -127,30 +136,30 @@ impl Pair {
     }
 }
 
-/// Moves bytes both ways as far as both sides take them. Once filterd's end is closed it says so each time; if that was
-/// on purpose, filterd's messages say.
-pub fn pump(tcp: &mut Endpoint, pair: &mut Pair) -> Pumped {
-    while tcp.has_bytes() && (pair.writable || pair.deaf) {
+/// Moves bytes both ways as far as both sides take them, and notes them. Once filterd's end is closed it says so each
+/// time; if that was on purpose, filterd's messages say.
+pub fn pump(tcp: &mut Endpoint, pair: &mut Pair, ledger: &mut Ledger) -> Pumped {
+    give_again(pair, ledger);
+    let all_given = ledger.to_give().is_empty();
+    while all_given && tcp.has_bytes() && (pair.writable || pair.deaf) {
         let taken = tcp.take(|bytes| {
             let taken = pair.write(bytes);
+            ledger.keep(bytes.get(..taken).unwrap_or(bytes));
             (taken, taken)
         });
         if taken.is_none() {
             break;
         }
     }
-    if tcp.client_finished() && !pair.finished {
+    if all_given && tcp.client_finished() && !pair.finished {
         pair.finished = true;
         // it may have closed already
         let _ = shutdown(&pair.ours, Shutdown::Write);
     }
     while pair.readable && !pair.ended && tcp.has_room() {
-        let put = tcp.put(|room| {
-            let put = pair.read(room);
-            (put, put)
-        });
-        if put.is_none() {
-            break;
+        match tcp.put(|room| same(pair.read(room))) {
+            Some(put) => ledger.wrote(put),
+            None => break,
         }
     }
     match (pair.ended, pair.ending) {
@@ -158,4 +167,32 @@ pub fn pump(tcp: &mut Endpoint, pair: &mut Pair) -> Pumped {
         (false, true) => Pumped::Ending,
         (false, false) => Pumped::Going,
     }
+}
+
+/// First what an earlier filterd did not answer.
+fn give_again(pair: &mut Pair, ledger: &mut Ledger) {
+    while !ledger.to_give().is_empty() && (pair.writable || pair.deaf) {
+        let taken = pair.write(ledger.to_give());
+        ledger.gave(taken);
+    }
+}
+
+/// Moves what is `left` of a gone filterd's bytes towards the client. Whether that was all.
+pub fn empty(tcp: &mut Endpoint, pair: &mut Pair, left: &mut u64) -> bool {
+    while *left > 0 && tcp.has_room() {
+        let most = usize::try_from(*left).unwrap_or(usize::MAX);
+        let put = tcp.put(|room| {
+            let most = most.min(room.len());
+            same(pair.read(room.get_mut(..most).unwrap_or(&mut [])))
+        });
+        match put {
+            Some(put) if put > 0 => *left = left.saturating_sub(u64::try_from(put).unwrap_or(u64::MAX)),
+            Some(_) | None => break,
+        }
+    }
+    *left == 0
+}
+
+fn same(count: usize) -> (usize, usize) {
+    (count, count)
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// filterd says Hello before anything else; one that does not in this time is no filterd.
 const GREETING: Duration = Duration::from_secs(1);
+/// Who was told to leave, or says that it does, gives its exchanges a few seconds and must be gone after this.
+const LEAVING: Duration = Duration::from_secs(10);
 /// One serves; a few may still drain after restarts in quick succession.
 const MAX_PEERS: usize = 8;
 /// Answers that a filterd has not read. Dials in flight are bounded, so only one that asks and never reads gets here.
@@ -26,6 +28,10 @@ pub enum PeerError {
     SecondHello,
     /// It spoke of a connection that another filterd has.
     NotIts,
+    /// It said that it answered what it cannot have.
+    NotAnswered,
+    /// It was to leave and did not.
+    StillThere,
     /// It asks and does not read the answers.
     NotReading,
     /// Newer ones took its place.
@@ -40,16 +46,34 @@ impl fmt::Display for PeerError {
             Self::NoHello => f.write_str("it did not say hello"),
             Self::SecondHello => f.write_str("it said hello twice"),
             Self::NotIts => f.write_str("it spoke of a connection that is not its own"),
+            Self::NotAnswered => f.write_str("it said that it answered what it was not asked"),
+            Self::StillThere => f.write_str("it did not leave in time"),
             Self::NotReading => f.write_str("it does not read our answers"),
             Self::TooMany => write!(f, "more than {MAX_PEERS} are attached"),
         }
     }
 }
 
+/// How far a filterd has come. Never goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// It has not said Hello.
+    Came,
+    /// It has not said yet what its rules need, so it may still find that it cannot serve.
+    Greeted,
+    /// It takes connections.
+    Serving,
+    /// It takes no more.
+    Leaving,
+}
+
 pub struct Peer {
     socket: OwnedFd,
-    /// Until when Hello must come; `None` when it has.
-    greeting_until: Option<Instant>,
+    /// What it is to do by when, or be dropped: say Hello, and much later leave.
+    until: Option<Instant>,
+    stage: Stage,
+    /// The minor version that both of us speak.
+    minor: u8,
     /// The higher the newer.
     age: u64,
     unread: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
@@ -62,7 +86,43 @@ pub struct Peer {
 impl Peer {
     #[must_use]
     pub fn attached(&self) -> bool {
-        self.greeting_until.is_none()
+        self.stage > Stage::Came
+    }
+
+    /// Whether it said that it ends: what it leaves behind, it leaves on purpose.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.stage == Stage::Leaving
+    }
+
+    /// Whether it says what it has answered.
+    #[must_use]
+    pub fn tells_answers(&self) -> bool {
+        self.minor >= 1
+    }
+
+    #[must_use]
+    pub fn age(&self) -> u64 {
+        self.age
+    }
+
+    /// It said that it leaves.
+    pub fn leave(&mut self, now: Instant) {
+        self.stage = Stage::Leaving;
+        self.until.get_or_insert(now + LEAVING);
+    }
+
+    /// Tells it to leave, once, if it knows that word.
+    ///
+    /// # Errors
+    /// Whatever ends it.
+    pub fn dismiss(&mut self, now: Instant) -> Result<(), PeerError> {
+        let drain = FromInterceptor::Drain;
+        if self.stage != Stage::Serving || self.minor < drain.since() || self.until.is_some() {
+            return Ok(());
+        }
+        self.until = Some(now + LEAVING);
+        self.answer(&drain, None)
     }
 
     #[must_use]
@@ -88,16 +148,25 @@ impl Peer {
             Err(error) => return Err(PeerError::Channel(error)),
         };
         let message = FromFilterd::decode(bytes).map_err(PeerError::Decode)?;
-        match (&message, self.greeting_until) {
-            (FromFilterd::Hello(hello), Some(_)) => {
-                Hello::OURS.agree(*hello).map_err(PeerError::Decode)?;
-                self.greeting_until = None;
+        match (&message, self.stage) {
+            (FromFilterd::Hello(hello), Stage::Came) => {
+                self.minor = Hello::OURS.agree(*hello).map_err(PeerError::Decode)?;
+                self.stage = Stage::Greeted;
+                self.until = None;
             }
-            (FromFilterd::Hello(_), None) => return Err(PeerError::SecondHello),
-            (FromFilterd::Needs(_) | FromFilterd::Dial { .. } | FromFilterd::Close { .. }, Some(_)) => {
-                return Err(PeerError::NoHello);
-            }
-            (FromFilterd::Needs(_) | FromFilterd::Dial { .. } | FromFilterd::Close { .. }, None) => {}
+            (FromFilterd::Hello(_), _) => return Err(PeerError::SecondHello),
+            (_, Stage::Came) => return Err(PeerError::NoHello),
+            (message, _) if message.since() > self.minor => return Err(PeerError::Decode(DecodeError::Kind)),
+            (FromFilterd::Needs(_), Stage::Greeted) => self.stage = Stage::Serving,
+            (
+                FromFilterd::Needs(_)
+                | FromFilterd::Dial { .. }
+                | FromFilterd::Close { .. }
+                | FromFilterd::Answered { .. }
+                | FromFilterd::Reset { .. }
+                | FromFilterd::Leaving,
+                Stage::Greeted | Stage::Serving | Stage::Leaving,
+            ) => {}
         }
         Ok(Some(message))
     }
@@ -172,7 +241,9 @@ impl Peers {
         self.came += 1;
         let mut peer = Peer {
             socket,
-            greeting_until: Some(now + GREETING),
+            until: Some(now + GREETING),
+            stage: Stage::Came,
+            minor: 0,
             age: self.came,
             unread: VecDeque::new(),
             refused_one: false,
@@ -198,7 +269,7 @@ impl Peers {
     pub fn newest(&self) -> Option<usize> {
         self.all
             .iter()
-            .filter(|(_, peer)| peer.attached())
+            .filter(|(_, peer)| peer.stage == Stage::Serving)
             .max_by_key(|(_, peer)| peer.age)
             .map(|(key, _)| key)
     }
@@ -212,18 +283,26 @@ impl Peers {
         self.all.try_remove(key)
     }
 
-    /// One that should have said Hello by now.
-    #[must_use]
-    pub fn overdue(&self, now: Instant) -> Option<usize> {
+    /// Those that [`Self::newest`] has taken over from.
+    pub fn older(&self) -> Vec<usize> {
+        let newest = self.newest();
         self.all
             .iter()
-            .find(|(_, peer)| peer.greeting_until.is_some_and(|until| until <= now))
+            .filter(|(key, peer)| peer.stage == Stage::Serving && Some(*key) != newest)
             .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// One that has not done in time what it was to do, and what that was.
+    #[must_use]
+    pub fn overdue(&self, now: Instant) -> Option<(usize, PeerError)> {
+        let (key, peer) = self.all.iter().find(|(_, peer)| peer.until.is_some_and(|until| until <= now))?;
+        Some((key, if peer.attached() { PeerError::StillThere } else { PeerError::NoHello }))
     }
 
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.all.iter().filter_map(|(_, peer)| peer.greeting_until).min()
+        self.all.iter().filter_map(|(_, peer)| peer.until).min()
     }
 }
 
@@ -244,6 +323,21 @@ mod tests {
         channel::send(socket, &bytes, None).unwrap();
     }
 
+    const NEEDS: FromFilterd = FromFilterd::Needs(imds_ipc::Needs { groups: false, unit: false });
+
+    /// Says all that a filterd says before it gets connections.
+    fn serve(peers: &mut Peers, key: usize, socket: &OwnedFd, hello: Hello) {
+        say(socket, &FromFilterd::Hello(hello));
+        say(socket, &NEEDS);
+        receive(peers, key).unwrap();
+        receive(peers, key).unwrap();
+    }
+
+    fn hear(socket: &OwnedFd) -> Option<FromInterceptor> {
+        let mut buffer = [0; MAX_MESSAGE];
+        channel::receive(socket, &mut buffer).ok().map(|bytes| FromInterceptor::decode(bytes).unwrap())
+    }
+
     fn receive(peers: &mut Peers, key: usize) -> Result<Option<FromFilterd>, PeerError> {
         peers.get_mut(key).unwrap().receive()
     }
@@ -258,9 +352,12 @@ mod tests {
         assert_eq!(peers.newest(), None, "not before it says hello");
         assert_eq!(receive(&mut peers, key), Ok(None));
         assert_eq!(peers.overdue(Instant::now()), None);
-        assert_eq!(peers.overdue(Instant::now() + GREETING), Some(key));
+        assert_eq!(peers.overdue(Instant::now() + GREETING), Some((key, PeerError::NoHello)));
         say(&socket, &FromFilterd::Hello(Hello::OURS));
         assert_eq!(receive(&mut peers, key), Ok(Some(FromFilterd::Hello(Hello::OURS))));
+        assert_eq!(peers.newest(), None, "its rules may still turn out to be impossible here");
+        say(&socket, &NEEDS);
+        assert_eq!(receive(&mut peers, key), Ok(Some(NEEDS)));
         assert_eq!(peers.newest(), Some(key));
         assert_eq!(peers.next_deadline(), None);
         say(&socket, &FromFilterd::Hello(Hello::OURS));
@@ -297,8 +394,7 @@ mod tests {
         for _ in 0..MAX_PEERS {
             assert_eq!(peers.surplus(), None);
             let (key, socket) = join(&mut peers);
-            say(&socket, &FromFilterd::Hello(Hello::OURS));
-            receive(&mut peers, key).unwrap();
+            serve(&mut peers, key, &socket, Hello::OURS);
             assert_eq!(peers.newest(), Some(key));
             sockets.push((key, socket));
         }
@@ -307,6 +403,47 @@ mod tests {
         let (silent, _socket) = join(&mut peers);
         assert_eq!(peers.surplus(), Some(silent));
         assert_eq!(peers.newest(), Some(sockets[MAX_PEERS - 1].0));
+    }
+
+    #[test]
+    fn an_older_one_is_told_to_leave_once_and_dropped_if_it_does_not() {
+        let mut peers = Peers::default();
+        let now = Instant::now();
+        let (old, old_socket) = join(&mut peers);
+        serve(&mut peers, old, &old_socket, Hello::OURS);
+        assert_eq!(peers.older(), []);
+        let (new, new_socket) = join(&mut peers);
+        serve(&mut peers, new, &new_socket, Hello::OURS);
+        assert_eq!(peers.older(), [old]);
+        for _ in 0..2 {
+            peers.get_mut(old).unwrap().dismiss(now).unwrap();
+        }
+        assert_eq!(hear(&old_socket), Some(FromInterceptor::Hello(Hello::OURS)));
+        assert_eq!(hear(&old_socket), Some(FromInterceptor::Drain));
+        assert_eq!(hear(&old_socket), None, "told twice");
+        assert_eq!(peers.overdue(now + LEAVING / 2), None);
+        assert_eq!(peers.overdue(now + LEAVING), Some((old, PeerError::StillThere)));
+        // one that leaves of its own gets nothing more, and is given as long
+        peers.get_mut(new).unwrap().leave(now);
+        assert_eq!(peers.newest(), Some(old), "better an old one than none");
+        assert!(peers.get_mut(new).unwrap().is_leaving());
+    }
+
+    #[test]
+    fn one_of_the_previous_minor_is_not_told_what_it_does_not_know_and_may_not_say_it() {
+        let mut peers = Peers::default();
+        let previous = Hello { minor: 0, oldest_minor: 0 };
+        let (key, socket) = join(&mut peers);
+        serve(&mut peers, key, &socket, previous);
+        assert_eq!(peers.newest(), Some(key));
+        let peer = peers.get_mut(key).unwrap();
+        assert!(!peer.tells_answers());
+        peer.dismiss(Instant::now()).unwrap();
+        assert_eq!(hear(&socket), Some(FromInterceptor::Hello(Hello::OURS)));
+        assert_eq!(hear(&socket), None);
+        assert_eq!(peers.next_deadline(), None);
+        say(&socket, &FromFilterd::Leaving);
+        assert_eq!(receive(&mut peers, key), Err(PeerError::Decode(DecodeError::Kind)));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Connection<T> {
     /// The kernel's number of the client's socket.
     pub cookie: u64,
     pub tcp: Endpoint,
-    pub place: T,
+    pub course: T,
     /// The sequence number of its SYN tells a repeated SYN from that of a new socket.
     initial_sequence: u32,
     counted_half_open: bool,
@@ -222,7 +222,7 @@ impl<T: Default> Netstack<T> {
             subject,
             cookie,
             tcp,
-            place: T::default(),
+            course: T::default(),
             initial_sequence: segment.sequence,
             counted_half_open: true,
             armed: None,
@@ -354,6 +354,11 @@ impl<T: Default> Netstack<T> {
     pub fn key_of(&self, id: u64) -> Option<usize> {
         let key = key_in(id);
         self.connections.get(key).filter(|connection| connection.id == id).map(|_| key)
+    }
+
+    #[must_use]
+    pub fn of(&self, id: u64) -> Option<&Connection<T>> {
+        self.connections.get(key_in(id)).filter(|connection| connection.id == id)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Connection<T>)> {

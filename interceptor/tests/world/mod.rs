@@ -2,7 +2,7 @@
 //! Must not touch anything outside: each test runs itself again in namespaces of its own, which end with it.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Subject, channel};
+use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Needs, Subject, channel};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::net::SocketAddr;
@@ -215,10 +215,15 @@ pub(crate) struct Filterd(pub(crate) OwnedFd);
 impl Filterd {
     /// Comes in as the filter's user and says hello.
     pub(crate) fn attach() -> Self {
+        Self::attach_saying(Hello::OURS)
+    }
+
+    pub(crate) fn attach_saying(hello: Hello) -> Self {
         let filterd = Self::connect(NOBODY);
         assert_eq!(filterd.receive().0, FromInterceptor::Hello(Hello::OURS));
         assert!(matches!(filterd.receive().0, FromInterceptor::Identity(_)));
-        filterd.say(&FromFilterd::Hello(Hello::OURS));
+        filterd.say(&FromFilterd::Hello(hello));
+        filterd.say(&FromFilterd::Needs(Needs { groups: true, unit: true }));
         filterd
     }
 

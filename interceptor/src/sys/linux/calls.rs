@@ -149,8 +149,8 @@ fn allowed() -> Result<Rules, BackendError> {
     let not_executable = || argument(2, SeccompCmpOp::MaskedEq(bits(libc::PROT_EXEC)), 0);
     rules.insert(libc::SYS_mmap, vec![not_executable()?]);
     rules.insert(libc::SYS_mprotect, vec![not_executable()?]);
-    // the tun's name, and sockets told not to block
-    rules.insert(libc::SYS_ioctl, each(1, &[libc::TUNGETIFF, libc::FIONBIO])?);
+    // the tun's name, sockets told not to block, how much of a dead filterd's answer is still to be read
+    rules.insert(libc::SYS_ioctl, each(1, &[libc::TUNGETIFF, libc::FIONBIO, libc::FIONREAD])?);
     let settings = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
     rules.insert(libc::SYS_fcntl, each(1, &settings.map(bits))?);
     // abort(3) sends the signal to itself
