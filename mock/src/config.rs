@@ -1,6 +1,7 @@
 //! The configuration file, JSON or TOML: options by name, and tables that are laid over the instance. Does no I/O.
 //! Knows no option: whoever reads the command line does.
 
+use crate::aemm::{is_aemm, translate};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,8 @@ pub enum ConfigError {
     Toml(Box<toml::de::Error>),
     /// Neither a value nor a table of values; or, for the instance, no table.
     Kind(String),
+    /// Something of amazon-ec2-metadata-mock that has no place here under its name.
+    Elsewhere(String),
     /// Written twice: `spot-action` and `[spot] action`.
     Twice(String),
 }
@@ -31,6 +34,12 @@ impl fmt::Display for ConfigError {
             Self::Json(error) => write!(f, "{error}"),
             Self::Toml(error) => write!(f, "{error}"),
             Self::Kind(key) => write!(f, "{key}: not the kind of value that is expected here"),
+            Self::Elsewhere(key) => {
+                write!(
+                    f,
+                    "{key}: not known here; write the value at its place in a table meta-data or dynamic"
+                )
+            }
             Self::Twice(key) => write!(f, "{key}: given twice"),
         }
     }
@@ -51,7 +60,7 @@ impl Config {
                 toml::from_str(text).map_err(|error| ConfigError::Toml(Box::new(error)))?;
             json_table(table)
         };
-        Self::of(root)
+        Self::of(if is_aemm(&root) { translate(root)? } else { root })
     }
 
     fn of(root: Map<String, Value>) -> Result<Self, ConfigError> {
@@ -142,6 +151,59 @@ mod tests {
             config.overrides,
             *json!({"meta-data": {"tags": {"instance": {"Name": "x"}}}}).as_object().unwrap()
         );
+    }
+
+    #[test]
+    fn a_file_of_amazon_ec2_metadata_mock_is_understood() {
+        let theirs = r#"{
+            "metadata": {"values": {"mac": "0e:49:61:0f:c3:77", "mac-owner-id": "1", "mac-ipv6-associations": "::1",
+                "public-key": "k", "placement-region": "r", "block-device-mapping-swap": "s", "event-id": "e",
+                "iam-security-credentials-role": "baskinc-role", "iam-security-credentials": {"AccessKeyId": "A"},
+                "mac-ipv4-associations": "10.0.0.1", "tags-instance-name": "n"}},
+            "dynamic": {"values": {"instance-identity-document": {"accountId": "9"}, "fws-instance-monitoring": "on"}},
+            "userdata": {"values": {"userdata": "MTIzNCxqb2huLHJlYm9vdCx0cnVlCg=="}},
+            "server": {"hostname": "localhost", "port": "1550"}, "imdsv2": true, "spot": {"action": "stop"},
+            "config-file": "x", "save-config-to-file": true}"#;
+        let config = Config::parse(theirs).unwrap();
+        let options = [
+            ("events-id", "e"),
+            ("imdsv2", "true"),
+            ("listen", "127.0.0.1:1550"),
+            ("role", "baskinc-role"),
+            ("spot-action", "stop"),
+            ("user-data-text", "1234,john,reboot,true\n"),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
+        assert_eq!(config.options, BTreeMap::from(options));
+        let wanted = json!({
+            "meta-data": {
+                "mac": "0e:49:61:0f:c3:77",
+                "network": {"interfaces": {"macs": {"{{meta-data/mac}}": {"owner-id": "1", "ipv6s": "::1",
+                    "ipv4-associations": {"{{meta-data/public-ipv4}}": "10.0.0.1"}}}}},
+                "public-keys": {"0=my-key": {"openssh-key": "k"}},
+                "placement": {"region": "r"},
+                "block-device-mapping": {"swap": "s"},
+                "iam": {"security-credentials": {"{{role}}": {"AccessKeyId": "A"}}},
+                "tags": {"instance": {"Name": "n"}},
+            },
+            "dynamic": {"instance-identity": {"document": {"accountId": "9"}}, "fws": {"instance-monitoring": "on"}},
+        });
+        assert_eq!(Value::Object(config.overrides), wanted);
+    }
+
+    #[test]
+    fn what_has_no_place_here_is_not_left_out_silently() {
+        for text in [
+            r#"{"metadata": {"paths": {"mac": "/latest/meta-data/x"}}}"#,
+            r#"{"metadata": {"values": {"colour": "red"}}}"#,
+            r#"{"dynamic": {"values": {"colour": "red"}}}"#,
+            r#"{"dynamic": {"values": {}, "instance-identity": {}}}"#,
+            r#"{"userdata": {"values": {"userdata": "?"}}}"#,
+            r#"{"server": {"hostname": "localhost", "colour": 1}}"#,
+            r#"{"metadata": []}"#,
+        ] {
+            assert!(Config::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

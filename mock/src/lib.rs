@@ -6,6 +6,7 @@
 //! request   bytes -> Request | Malformed
 //! service   Request + time -> Answer; tokens, methods, 401 and 403
 //! config    the configuration file: options, and what is laid over the instance
+//! aemm      the same of amazon-ec2-metadata-mock
 //! instance  an instance as data (instance.toml is the built-in one), what is laid over it
 //! tree      the listings and values made from it
 //! notice    what is put into the tree while it runs: spot interruption, maintenance and the like
@@ -16,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod aemm;
 mod answer;
 mod clock;
 mod config;
