@@ -1,7 +1,8 @@
-//! Writes a moment as HTTP and as the metadata service's documents do. Asks no clock: the moment is given.
+//! Writes a moment as HTTP and as the metadata service's documents do, and reads one. Asks no clock: the moment is given.
 //! Knows neither time zones nor leap seconds, as neither format needs them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use toml::value::{Datetime, Offset};
 
 /// A moment in UTC, taken apart. Before 1970 is 1970.
 struct Utc {
@@ -85,10 +86,86 @@ pub(crate) fn document_date(moment: SystemTime) -> String {
     format!("{:04}-{:02}-{:02}T{}Z", utc.year, utc.month, utc.day, utc.time())
 }
 
+/// `21 Jan 2019 09:00:43 GMT`, as in the list of scheduled events.
+pub(crate) fn event_date(moment: SystemTime) -> String {
+    let utc = Utc::of(moment);
+    format!("{} {} {:04} {} GMT", utc.day, utc.month_name(), utc.year, utc.time())
+}
+
+/// A moment from 1970 on as RFC 3339 writes it, `2020-01-07T01:03:47Z` or with an offset; parts of seconds are dropped.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_moment(text: &str) -> Result<SystemTime, String> {
+    seconds(text)
+        .and_then(|unix| UNIX_EPOCH.checked_add(Duration::from_secs(unix)))
+        .ok_or_else(|| "expected a date and time as in RFC 3339, 2020-01-07T01:03:47Z for example".into())
+}
+
+fn seconds(text: &str) -> Option<u64> {
+    let Datetime { date, time, offset } = text.parse().ok()?;
+    let (date, time) = (date?, time?);
+    let minutes_east = match offset? {
+        Offset::Z => 0,
+        Offset::Custom { minutes } => i64::from(minutes),
+    };
+    let (year, month) = (i64::from(date.year), i64::from(date.month));
+    // the other way of `Utc::of`: years begin in March
+    let (year, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let day_of_year = (153 * from_march + 2) / 5 + i64::from(date.day) - 1;
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    let days = 365 * year + leap_days + day_of_year - 719_468;
+    let minutes = (days * 24 + i64::from(time.hour)) * 60 + i64::from(time.minute) - minutes_east;
+    u64::try_from(minutes * 60 + i64::from(time.second.unwrap_or(0))).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_events_day_has_no_leading_zero() {
+        let moment = parse_moment("2020-01-07T01:03:47Z").unwrap();
+        assert_eq!(event_date(moment), "7 Jan 2020 01:03:47 GMT");
+    }
+
+    #[test]
+    fn a_moment_may_have_an_offset_and_must_be_whole() {
+        let unix =
+            |text| parse_moment(text).map(|moment| moment.duration_since(UNIX_EPOCH).unwrap().as_secs());
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2000-02-29T00:00:00Z", 951_782_400),
+            ("2023-10-02T14:32:45Z", 1_696_257_165),
+            ("2023-10-02T14:32:45.999z", 1_696_257_165),
+            ("2023-10-02T16:02:45+01:30", 1_696_257_165),
+            ("2023-10-02 09:32:45-05:00", 1_696_257_165),
+        ] {
+            assert_eq!(unix(text), Ok(seconds), "{text}");
+        }
+        for text in [
+            "",
+            "soon",
+            "2023-10-02",
+            "14:32:45Z",
+            "2023-10-02T14:32:45",
+            "2023-02-29T00:00:00Z",
+            "2023-13-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "2023-10-02T14:32:45Z ",
+        ] {
+            assert!(unix(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_moment_is_read_back(unix in 0_u64..253_402_300_800) {
+            let moment = UNIX_EPOCH + Duration::from_secs(unix);
+            prop_assert_eq!(parse_moment(&document_date(moment)), Ok(moment));
+        }
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar_leap_days_included() {

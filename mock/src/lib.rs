@@ -5,7 +5,11 @@
 //! server    sockets: reads one bounded request at a time, records it, writes the answer
 //! request   bytes -> Request | Malformed
 //! service   Request + time -> Answer; tokens, methods, 401 and 403
-//! tree      what is served, as data: instance.toml and its listings
+//! config    the configuration file: options, and what is laid over the instance
+//! aemm      the same of amazon-ec2-metadata-mock
+//! instance  an instance as data (instance.toml is the built-in one), what is laid over it
+//! tree      the listings and values made from it
+//! notice    what is put into the tree while it runs: spot interruption, maintenance and the like
 //! text      one value, its fields filled in when served
 //! answer    Answer -> bytes
 //! record    what was received, one JSON object a line
@@ -13,9 +17,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod aemm;
 mod answer;
 mod clock;
+mod config;
 mod credentials;
+mod fault;
+mod instance;
+mod notice;
 mod record;
 mod request;
 mod server;
@@ -25,8 +34,13 @@ mod tokens;
 mod tree;
 
 pub use answer::{Answer, Page};
+pub use clock::parse_moment;
+pub use config::{Config, ConfigError};
+pub use fault::TreeError;
+pub use instance::Instance;
+pub use notice::{Action, Due, Event, EventState, Lifecycle, Notices, Rebalance, Spot};
 pub use record::{Record, Recorder, read_records};
 pub use request::{Malformed, Request};
 pub use server::{Options, Server};
 pub use service::{Profile, Service};
-pub use tree::{Tree, TreeError};
+pub use tree::Tree;

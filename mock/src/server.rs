@@ -186,7 +186,7 @@ impl<'a> Connection<'a> {
         let options = &self.shared.options;
         let now = SystemTime::now();
         let answer = match request {
-            Some(request) => self.shared.service.answer(request, now),
+            Some(request) => self.shared.service.answer(request, self.peer.ip(), now),
             None => Answer::Page { page: Page::BadRequest, ttl: None },
         };
         self.keep(Some(answer.status()), bytes)?;

@@ -1,12 +1,16 @@
 //! Answers: methods, tokens, versions, then the tree. The moment is given; does no I/O.
-//! Never looks at who asks: telling users apart is the filter's work.
+//! Never looks at who asks, save that notices may be for some addresses only: telling users apart is the filter's work.
 
 use crate::answer::{Answer, Page, TEXT};
 use crate::credentials::Credentials;
+use crate::notice::Notices;
 use crate::request::Request;
 use crate::text::Facts;
 use crate::tokens::{Tokens, parse_ttl};
 use crate::tree::{Found, Tree};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -75,6 +79,7 @@ impl Default for Profile {
 pub struct Service {
     tree: Tree,
     profile: Profile,
+    notices: Notices,
     started: SystemTime,
     /// Issued tokens and the credentials in force: what changes while serving.
     state: Mutex<State>,
@@ -84,6 +89,9 @@ struct State {
     tokens: Tokens,
     role: Credentials,
     instance: Credentials,
+    first_request: Option<SystemTime>,
+    /// Who is shown notices, if that is limited.
+    addresses: BTreeSet<IpAddr>,
 }
 
 /// What the token of a request is worth.
@@ -100,16 +108,28 @@ impl Service {
     pub fn new(mut tree: Tree, profile: Profile, started: SystemTime) -> Self {
         tree.set_role(profile.role.as_deref());
         let credentials = || Credentials::new(profile.credential_life);
-        let state = State { tokens: Tokens::default(), role: credentials(), instance: credentials() };
-        Self { tree, started, state: Mutex::new(state), profile }
+        let state = State {
+            tokens: Tokens::default(),
+            role: credentials(),
+            instance: credentials(),
+            first_request: None,
+            addresses: BTreeSet::new(),
+        };
+        Self { tree, started, state: Mutex::new(state), profile, notices: Notices::default() }
     }
 
-    pub fn answer(&self, request: &Request, now: SystemTime) -> Answer {
+    /// What happens besides; whether there is room for it is [`Notices::fit`].
+    #[must_use]
+    pub fn with_notices(self, notices: Notices) -> Self {
+        Self { notices, ..self }
+    }
+
+    pub fn answer(&self, request: &Request, peer: IpAddr, now: SystemTime) -> Answer {
         if is_token_path(request) {
             return self.answer_at_token_path(request, now);
         }
         match request.method.as_str() {
-            "GET" | "HEAD" => self.answer_read(request, now),
+            "GET" | "HEAD" => self.answer_read(request, peer, now),
             "OPTIONS" => Answer::Methods { allow: DATA_METHODS },
             // a token is issued at one place only; a dated version's is documented to answer 403
             "PUT" if is_dated_token_path(request) => page(Page::Forbidden, None),
@@ -138,13 +158,13 @@ impl Service {
         }
     }
 
-    fn answer_read(&self, request: &Request, now: SystemTime) -> Answer {
+    fn answer_read(&self, request: &Request, peer: IpAddr, now: SystemTime) -> Answer {
         let ttl = match self.admit(request, now) {
             Admission::Tokenless => None,
             Admission::Token(seconds) => Some(seconds),
             Admission::Refused(answer) => return answer,
         };
-        match self.find(&request.segments, now) {
+        match self.find(&request.segments, &self.tree_for(peer, now), now) {
             Ok(Some(Found { content_type, modified, body })) => {
                 Answer::Data { content_type, modified, body, ttl }
             }
@@ -169,7 +189,39 @@ impl Service {
         remaining.map_or(Admission::Refused(Answer::Unauthorised), Admission::Token)
     }
 
-    fn find(&self, segments: &[String], now: SystemTime) -> Result<Option<Found>, getrandom::Error> {
+    /// The tree as this client is shown it now. Whether an address is one of the first is settled by any read of it,
+    /// so that a listing it was given stays true.
+    fn tree_for(&self, peer: IpAddr, now: SystemTime) -> Cow<'_, Tree> {
+        let same = Cow::Borrowed(&self.tree);
+        if self.notices.is_empty() {
+            return same;
+        }
+        let begin = {
+            let mut state = self.state();
+            if let Some(room) = self.notices.addresses {
+                if state.addresses.len() < room {
+                    state.addresses.insert(peer);
+                }
+                if !state.addresses.contains(&peer) {
+                    return same;
+                }
+            }
+            let first = *state.first_request.get_or_insert(now);
+            if self.notices.from_first_request { first } else { self.started }
+        };
+        let mut tree = self.tree.clone();
+        match self.notices.lay(&mut tree, begin, now) {
+            Ok(()) => Cow::Owned(tree),
+            Err(_) => same,
+        }
+    }
+
+    fn find(
+        &self,
+        segments: &[String],
+        tree: &Tree,
+        now: SystemTime,
+    ) -> Result<Option<Found>, getrandom::Error> {
         let Some((version, path)) = segments.split_first() else {
             let body = VERSIONS.join("\n").into_bytes().into();
             return Ok(Some(Found { content_type: TEXT, modified: self.started, body }));
@@ -187,7 +239,7 @@ impl Service {
             role: &role,
             instance: &instance,
         };
-        Ok(self.tree.find(path, &facts))
+        Ok(tree.find(path, &facts))
     }
 
     /// A panic elsewhere leaves the state whole: each change to it is one step.
@@ -211,6 +263,7 @@ fn page(page: Page, ttl: Option<u64>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notice::{Due, Rebalance};
     use std::time::UNIX_EPOCH;
 
     fn service(profile: Profile) -> Service {
@@ -218,7 +271,11 @@ mod tests {
     }
 
     fn ask(service: &Service, head: &str, now: SystemTime) -> Answer {
-        service.answer(&Request::parse(format!("{head}\r\n\r\n").as_bytes()).unwrap(), now)
+        ask_from(service, [127, 0, 0, 1], head, now)
+    }
+
+    fn ask_from(service: &Service, peer: [u8; 4], head: &str, now: SystemTime) -> Answer {
+        service.answer(&Request::parse(format!("{head}\r\n\r\n").as_bytes()).unwrap(), peer.into(), now)
     }
 
     fn issue(service: &Service, ttl: u64, now: SystemTime) -> String {
@@ -251,7 +308,7 @@ mod tests {
     #[test]
     fn credentials_are_renewed_and_never_shown_expired() {
         let service = service(Profile { credential_life: Duration::from_secs(100), ..Profile::default() });
-        let mut secrets = std::collections::BTreeSet::new();
+        let mut secrets = BTreeSet::new();
         for second in 0..=200 {
             let now = UNIX_EPOCH + Duration::from_secs(second);
             let answer =
@@ -273,5 +330,43 @@ mod tests {
         let one = ask(&service(Profile::default()), path, UNIX_EPOCH);
         assert_eq!(one.status(), 200);
         assert_ne!(one, ask(&service(Profile::default()), path, UNIX_EPOCH));
+    }
+
+    const REBALANCE: &str = "GET /latest/meta-data/events/recommendations/rebalance HTTP/1.0";
+
+    fn after_ten_seconds() -> Notices {
+        let due = Due::After(Duration::from_secs(10));
+        Notices { rebalance: Some(Rebalance { due, time: None }), ..Notices::default() }
+    }
+
+    #[test]
+    fn a_delay_counts_from_the_start_or_from_the_first_request_that_is_served() {
+        let required = Profile { token_required: true, ..Profile::default() };
+        let cases = [
+            (false, [(20, false, 401), (9, true, 404), (10, true, 200)]),
+            (true, [(20, false, 401), (30, true, 404), (40, true, 200)]),
+        ];
+        for (from_first_request, asked) in cases {
+            let notices = Notices { from_first_request, ..after_ten_seconds() };
+            let service = service(required.clone()).with_notices(notices);
+            let token = issue(&service, 600, UNIX_EPOCH);
+            for (second, with_token, status) in asked {
+                let name = if with_token { "X-aws-ec2-metadata-token" } else { "X-other" };
+                let now = UNIX_EPOCH + Duration::from_secs(second);
+                let answer = ask(&service, &format!("{REBALANCE}\r\n{name}: {token}"), now);
+                assert_eq!(answer.status(), status, "{second}, from the first request: {from_first_request}");
+            }
+        }
+    }
+
+    #[test]
+    fn notices_may_be_for_the_first_addresses_only() {
+        let notices = Notices { addresses: Some(2), ..after_ten_seconds() };
+        let service = service(Profile::default()).with_notices(notices);
+        let late = UNIX_EPOCH + Duration::from_secs(60);
+        let status = |last, head| ask_from(&service, [192, 0, 2, last], head, late).status();
+        assert_eq!(status(1, "GET /latest/meta-data/ HTTP/1.0"), 200);
+        assert_eq!(status(2, REBALANCE), 200);
+        assert_eq!([3, 1, 2, 3].map(|last| status(last, REBALANCE)), [404, 200, 200, 404]);
     }
 }

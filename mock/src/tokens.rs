@@ -75,6 +75,36 @@ pub(crate) fn base64url(bytes: impl Iterator<Item = u8>) -> String {
     text
 }
 
+/// RFC 4648, section 4, white space aside; `None` for anything else.
+pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    let text: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    let mut bytes = Vec::new();
+    let mut ended = false;
+    for four in text.chunks(4) {
+        let letters = four.iter().take_while(|b| **b != b'=').count();
+        let padded = four.iter().skip(letters).all(|b| *b == b'=');
+        if ended || four.len() != 4 || letters < 2 || !padded {
+            return None;
+        }
+        ended = letters < 4;
+        let group = four.iter().take(letters).try_fold(0_u32, |group, b| Some(group << 6 | six_bits(*b)?))?;
+        let [_, whole @ ..] = (group << (6 * (4 - letters))).to_be_bytes();
+        bytes.extend(whole.iter().take(letters - 1));
+    }
+    Some(bytes)
+}
+
+fn six_bits(letter: u8) -> Option<u32> {
+    Some(u32::from(match letter {
+        b'A'..=b'Z' => letter - b'A',
+        b'a'..=b'z' => letter - b'a' + 26,
+        b'0'..=b'9' => letter - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => return None,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +166,11 @@ mod tests {
         for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
         {
             assert_eq!(base64url(plain.bytes()), coded);
+            assert_eq!(base64_decode(coded).as_deref(), Some(plain.as_bytes()));
+        }
+        assert_eq!(base64_decode("+/ /\n/").as_deref(), Some([0xfb, 0xff, 0xff].as_slice()));
+        for wrong in ["A", "AA", "AAA", "=", "A===", "====", "AA=A", "Zg==Zg==", "-_-_"] {
+            assert_eq!(base64_decode(wrong), None, "{wrong}");
         }
         assert_eq!(base64url([0xfb, 0xef, 0xff].into_iter()), "--__");
     }

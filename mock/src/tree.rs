@@ -1,15 +1,14 @@
-//! What is served, as data: a tree read from TOML (instance.toml is the built-in one). Does no I/O.
+//! What is served, as data: a tree of listings and values, made from an instance. Does no I/O.
 //! Knows neither HTTP nor tokens.
 
 use crate::answer::{BINARY, TEXT};
+use crate::fault::TreeError;
+use crate::instance::{Instance, segments};
 use crate::text::{Facts, Text, UnknownField};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
-
-const BUILT_IN: &str = include_str!("instance.toml");
 
 /// What stands below a version, `latest` for example.
 #[derive(Debug, Clone)]
@@ -21,7 +20,12 @@ pub struct Tree {
 enum Node {
     Branch(BTreeMap<String, Node>),
     Text(Text),
-    Fixed { content_type: &'static str, body: Arc<[u8]> },
+    /// `modified`: the start, unless it came later.
+    Fixed {
+        content_type: &'static str,
+        modified: Option<SystemTime>,
+        body: Arc<[u8]>,
+    },
 }
 
 /// A value or a listing, as served.
@@ -32,54 +36,23 @@ pub(crate) struct Found {
     pub(crate) body: Arc<[u8]>,
 }
 
-/// Why there is no tree. Displays where and what was expected.
-#[derive(Debug)]
-pub enum TreeError {
-    Syntax(Box<toml::de::Error>),
-    /// Neither table, text, number, truth value nor list of those.
-    Kind(String),
-    Field(String),
-    /// A value stands where the path goes on, or the path is empty.
-    Place(String),
-}
-
-impl fmt::Display for TreeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax(error) => write!(f, "{error}"),
-            Self::Kind(key) => write!(f, "{key}: expected a table, a string, a number or a list of those"),
-            Self::Field(text) => {
-                write!(
-                    f,
-                    "{{{{{text}: expected role, started, or issued, expires, key-id, secret or token of role or instance"
-                )
-            }
-            Self::Place(path) => {
-                write!(f, "{path}: no place for a value, the path is empty or goes through a value")
-            }
-        }
-    }
-}
-
-impl std::error::Error for TreeError {}
-
 impl Tree {
     /// The small instance that comes with the program.
     ///
     /// # Errors
     /// Never for the built-in data; a test reads them.
     pub fn built_in() -> Result<Self, TreeError> {
-        Self::parse(BUILT_IN)
+        Instance::built_in()?.tree()
     }
 
     /// # Errors
     /// Text that is no TOML or holds what cannot be served.
     pub fn parse(text: &str) -> Result<Self, TreeError> {
-        let value: Value = toml::from_str(text).map_err(|error| TreeError::Syntax(Box::new(error)))?;
-        match node("", &value)? {
-            Node::Branch(root) => Ok(Self { root }),
-            Node::Text(_) | Node::Fixed { .. } => Err(TreeError::Kind("the whole".into())),
-        }
+        Instance::parse(text)?.tree()
+    }
+
+    pub(crate) fn of(root: &Map<String, Value>) -> Result<Self, TreeError> {
+        Ok(Self { root: branch(root)? })
     }
 
     /// Gives the role its name, or removes the role and its credentials.
@@ -92,7 +65,8 @@ impl Tree {
     }
 
     pub fn set_user_data(&mut self, bytes: Vec<u8>) {
-        self.root.insert("user-data".into(), Node::Fixed { content_type: BINARY, body: bytes.into() });
+        let node = Node::Fixed { content_type: BINARY, modified: None, body: bytes.into() };
+        self.root.insert("user-data".into(), node);
     }
 
     /// Puts a value at a path below the version, `meta-data/big` for example, over whatever value is there.
@@ -100,8 +74,18 @@ impl Tree {
     /// # Errors
     /// [`TreeError::Place`]
     pub fn set_body(&mut self, path: &str, body: Vec<u8>) -> Result<(), TreeError> {
+        self.put(path, body, None)
+    }
+
+    /// The same, for what has changed since the start.
+    pub(crate) fn put(
+        &mut self,
+        path: &str,
+        body: Vec<u8>,
+        modified: Option<SystemTime>,
+    ) -> Result<(), TreeError> {
         let wrong = || TreeError::Place(path.into());
-        let mut segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let mut segments: Vec<&str> = segments(path).collect();
         let last = segments.pop().ok_or_else(wrong)?;
         let mut branch = &mut self.root;
         for segment in segments {
@@ -109,7 +93,7 @@ impl Tree {
             let Node::Branch(below) = child else { return Err(wrong()) };
             branch = below;
         }
-        branch.insert(last.into(), Node::Fixed { content_type: TEXT, body: body.into() });
+        branch.insert(last.into(), Node::Fixed { content_type: TEXT, modified, body: body.into() });
         Ok(())
     }
 
@@ -130,8 +114,8 @@ impl Tree {
                 let (body, modified) = facts.fill(text);
                 Found { content_type: TEXT, modified, body: body.into_bytes().into() }
             }
-            Node::Fixed { content_type, body } => {
-                Found { content_type, modified: facts.started, body: Arc::clone(body) }
+            Node::Fixed { content_type, modified, body } => {
+                Found { content_type, modified: modified.unwrap_or(facts.started), body: Arc::clone(body) }
             }
         })
     }
@@ -163,7 +147,8 @@ fn listing(entries: impl Iterator<Item = String>, facts: &Facts) -> Found {
 
 fn rename(branch: &mut BTreeMap<String, Node>, from: &str, to: &str) {
     if let Some(node) = branch.remove(from) {
-        branch.insert(to.into(), node);
+        // what is written out under the role's own name goes first
+        branch.entry(to.into()).or_insert(node);
     }
     for node in branch.values_mut() {
         match node {
@@ -173,16 +158,36 @@ fn rename(branch: &mut BTreeMap<String, Node>, from: &str, to: &str) {
     }
 }
 
+fn branch(table: &Map<String, Value>) -> Result<BTreeMap<String, Node>, TreeError> {
+    let children: BTreeMap<_, _> = table
+        .iter()
+        .map(|(name, value)| Ok((name.clone(), node(name, value)?)))
+        .collect::<Result<_, TreeError>>()?;
+    match children.iter().find(|child| !can_be_asked_for(*child, &children)) {
+        Some((name, _)) => Err(TreeError::Name(name.clone())),
+        None => Ok(children),
+    }
+}
+
+/// A listing must not show what no request can ask for, or what leaves two readings.
+fn can_be_asked_for((name, node): (&String, &Node), siblings: &BTreeMap<String, Node>) -> bool {
+    if matches!(name.as_str(), "" | "." | "..") || name.contains(|c: char| c == '/' || c.is_control()) {
+        return false;
+    }
+    let Some(index) = index_of(name) else { return true };
+    let others = siblings.keys().filter(|other| *other == index || index_of(other) == Some(index));
+    matches!(node, Node::Branch(_)) && others.count() == 1
+}
+
 fn node(key: &str, value: &Value) -> Result<Node, TreeError> {
     if let Value::Object(children) = value {
-        let children = children.iter().map(|(name, value)| Ok((name.clone(), node(name, value)?)));
-        return Ok(Node::Branch(children.collect::<Result<_, _>>()?));
+        return branch(children).map(Node::Branch);
     }
     let text = Text::parse(&plain(key, value)?);
     Ok(Node::Text(text.map_err(|UnknownField(name)| TreeError::Field(name))?))
 }
 
-fn plain(key: &str, value: &Value) -> Result<String, TreeError> {
+pub(crate) fn plain(key: &str, value: &Value) -> Result<String, TreeError> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
@@ -196,7 +201,7 @@ fn plain(key: &str, value: &Value) -> Result<String, TreeError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::credentials::Set;
     use std::time::UNIX_EPOCH;
@@ -211,7 +216,7 @@ mod tests {
         }
     }
 
-    fn find(tree: &Tree, path: &str) -> Option<String> {
+    pub(crate) fn find(tree: &Tree, path: &str) -> Option<String> {
         let (role, instance) = (set("role secret"), set("instance secret"));
         let facts = Facts { started: UNIX_EPOCH, role_name: Some("app"), role: &role, instance: &instance };
         let path: Vec<String> =
@@ -278,6 +283,23 @@ mod tests {
         assert_eq!(find(&tree, "a/d/e").as_deref(), Some("f"));
         assert!(tree.set_body("a/b/x", Vec::new()).is_err());
         assert!(tree.set_body("/", Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_asked_for_is_refused() {
+        for text in [
+            "\"a/b\" = 1",
+            "\"\" = 1",
+            "\"..\" = 1",
+            "\"a\\nb\" = 1",
+            "\"0=a\" = 1",
+            "[\"0=a\"]\n[\"0=b\"]",
+            "0 = 1\n[\"0=b\"]",
+        ] {
+            let text = format!("[x]\nfine = 1\n[x.y]\n{}", text.replace("[\"", "[x.y.\""));
+            assert!(matches!(Tree::parse(&text), Err(TreeError::Name(_))), "{text}");
+        }
+        assert!(Tree::parse("[x.\"0=a\"]\n[x.\"1=a\"]\n[x.y]\n\"a=b\" = 1\n\"é 0\" = 1").is_ok());
     }
 
     #[test]

@@ -23,7 +23,13 @@ impl Mock {
     }
 
     pub(crate) fn start_on(listen: &[&str], arguments: &[&str]) -> Self {
+        Self::start_in(&[], listen, arguments)
+    }
+
+    /// With variables in its environment.
+    pub(crate) fn start_in(environment: &[(&str, &str)], listen: &[&str], arguments: &[&str]) -> Self {
         let mut command = program();
+        command.envs(environment.iter().copied());
         for address in listen {
             command.args(["--listen", address]);
         }
