@@ -2,7 +2,7 @@
 //! Serves nothing itself: that is the library's work.
 #![forbid(unsafe_code)]
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use imds_mock::{Options, Profile, Recorder, Server, Service, Tree};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -86,6 +86,10 @@ struct Arguments {
     /// How long a client may take over a request, or leave a kept connection idle
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     head_time: u64,
+
+    /// Print this shell's completions for imds-mock and end
+    #[arg(long, value_name = "SHELL")]
+    completions: Option<clap_complete::Shell>,
 }
 
 /// A message and an exit code.
@@ -100,6 +104,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
+    if let Some(shell) = arguments.completions {
+        clap_complete::generate(shell, &mut Arguments::command(), "imds-mock", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, message)) => {
