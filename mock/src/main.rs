@@ -7,6 +7,7 @@ mod layers;
 mod notice_arguments;
 
 use arguments::Arguments;
+use clap::CommandFactory;
 use imds_mock::{Instance, Notices, Options, Profile, Recorder, Server, Service, Tree, TreeError};
 use layers::Fault;
 use serde_json::{Map, Value};
@@ -32,7 +33,18 @@ struct Failure(u8, String);
 
 fn main() -> ExitCode {
     let outcome = match layers::read() {
-        Ok((arguments, overrides)) => run(&arguments, overrides),
+        Ok((arguments, overrides)) => match arguments.completions {
+            Some(shell) => {
+                clap_complete::generate(
+                    shell,
+                    &mut Arguments::command(),
+                    "imds-mock",
+                    &mut std::io::stdout(),
+                );
+                Ok(())
+            }
+            None => run(&arguments, overrides),
+        },
         Err(Fault::Usage(error)) => {
             // nothing can be done about a closed terminal
             let _ = error.print();
