@@ -13,10 +13,14 @@ DESTDIR ?=
 BINDIR = $(PREFIX)/bin
 SBINDIR = $(PREFIX)/sbin
 SYSCONFDIR ?= /etc
-UNITDIR ?= /lib/systemd/system
+UNITDIR ?= /usr/lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
+TMPFILESDIR ?= /usr/lib/tmpfiles.d
 MANDIR = $(PREFIX)/share/man
 DOCDIR = $(PREFIX)/share/doc/imds-filterd
+BASHDIR = $(PREFIX)/share/bash-completion/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR = $(PREFIX)/share/fish/vendor_completions.d
 INSTALL ?= install
 RELEASE ?= target/release
 FUZZ_SECONDS ?= 60
@@ -24,7 +28,7 @@ BENCH_ROUNDS ?= 5
 
 DAEMONS = imds-interceptor imds-filterd
 TOOLS = imdsctl imds-mock
-UNITS = imds-interceptor.service imds-filterd.service
+UNITS = imds-interceptor.service imds-filterd.service imds-filterd-reload.path imds-filterd-reload.service
 MAN1 = imds-mock.1
 MAN5 = imds.conf.5 imds-filterd.toml.5
 MAN8 = imds-interceptor.8 imds-filterd.8 imdsctl.8
@@ -74,11 +78,19 @@ install:
 	for m in $(MAN1); do $(INSTALL) -m 644 man/$$m $(DESTDIR)$(MANDIR)/man1/$$m || exit 1; done
 	for m in $(MAN5); do $(INSTALL) -m 644 man/$$m $(DESTDIR)$(MANDIR)/man5/$$m || exit 1; done
 	for m in $(MAN8); do $(INSTALL) -m 644 man/$$m $(DESTDIR)$(MANDIR)/man8/$$m || exit 1; done
+	$(INSTALL) -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
+	for p in $(TOOLS); do \
+		if [ $$p = imdsctl ]; then how=completions; else how=--completions; fi; \
+		$(RELEASE)/$$p $$how bash >$(DESTDIR)$(BASHDIR)/$$p && \
+		$(RELEASE)/$$p $$how zsh >$(DESTDIR)$(ZSHDIR)/_$$p && \
+		$(RELEASE)/$$p $$how fish >$(DESTDIR)$(FISHDIR)/$$p.fish && \
+		chmod 644 $(DESTDIR)$(BASHDIR)/$$p $(DESTDIR)$(ZSHDIR)/_$$p $(DESTDIR)$(FISHDIR)/$$p.fish || exit 1; done
 	if [ "$$(uname -s)" = Linux ]; then \
-		$(INSTALL) -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) && \
+		$(INSTALL) -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) && \
 		$(INSTALL) -m 644 systemd/imds-filterd.sysusers $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf && \
+		$(INSTALL) -m 644 systemd/imds-filterd.tmpfiles $(DESTDIR)$(TMPFILESDIR)/imds-filterd.conf && \
 		$(INSTALL) -m 644 systemd/own-user.conf $(DESTDIR)$(DOCDIR) && \
-		for u in $(UNITS); do sed 's|@SBINDIR@|$(SBINDIR)|' systemd/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
+		for u in $(UNITS); do sed -e "s|@SBINDIR@|$(SBINDIR)|" -e "s|@BINDIR@|$(BINDIR)|" systemd/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
 			chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done; fi
 	if [ "$$(uname -s)" = FreeBSD ]; then \
 		$(INSTALL) -d $(DESTDIR)$(PREFIX)/etc/rc.d && \
@@ -93,7 +105,8 @@ uninstall:
 	for p in $(TOOLS); do rm -f $(DESTDIR)$(BINDIR)/$$p; done
 	for u in $(UNITS); do rm -f $(DESTDIR)$(UNITDIR)/$$u; done
 	for s in $(RC_SCRIPTS); do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$s; done
-	rm -f $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf
+	rm -f $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf $(DESTDIR)$(TMPFILESDIR)/imds-filterd.conf
+	for p in $(TOOLS); do rm -f $(DESTDIR)$(BASHDIR)/$$p $(DESTDIR)$(ZSHDIR)/_$$p $(DESTDIR)$(FISHDIR)/$$p.fish; done
 	for m in $(MAN1); do rm -f $(DESTDIR)$(MANDIR)/man1/$$m; done
 	for m in $(MAN5); do rm -f $(DESTDIR)$(MANDIR)/man5/$$m; done
 	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod completions;
 mod control;
 mod explain;
 mod load;
@@ -72,6 +73,11 @@ enum Command {
         /// The path, as in a request (percent-encoding and all)
         path: String,
     },
+    /// Print a shell's completions for imdsctl
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Why there is no answer.
@@ -106,6 +112,7 @@ fn main() -> ExitCode {
             let question = explain::Question { user, groups, unit, method, path };
             explain::run(rules, config.as_deref(), &question)
         }
+        Command::Completions { shell } => Ok(completions::of(shell)),
     };
     match answer.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,

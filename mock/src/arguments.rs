@@ -92,6 +92,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) head_time: u64,
 
+    /// Print this shell's completions for imds-mock and end
+    #[arg(long, value_name = "SHELL")]
+    pub(crate) completions: Option<clap_complete::Shell>,
+
     #[command(flatten)]
     pub(crate) notices: NoticeArguments,
 }

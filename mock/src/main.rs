@@ -7,6 +7,7 @@ mod layers;
 mod notice_arguments;
 
 use arguments::Arguments;
+use clap::CommandFactory;
 use imds_mock::{Instance, Notices, Options, Profile, Recorder, Server, Service, Tree, TreeError};
 use layers::Fault;
 use serde_json::{Map, Value};
@@ -50,6 +51,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, overrides: Map<String, Value>) -> Result<(), Failure> {
+    if let Some(shell) = arguments.completions {
+        clap_complete::generate(shell, &mut Arguments::command(), "imds-mock", &mut std::io::stdout());
+        return Ok(());
+    }
     raise_descriptor_limit();
     let profile = Profile {
         token_required: arguments.imdsv2_only,
