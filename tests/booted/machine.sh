@@ -55,13 +55,13 @@ boot_machine() {
     ) </dev/null >/run/lab/log/machine.log 2>&1 &
 }
 
-# Until systemd says that it is done, whatever became of its units.
+# Until the machine has booted, whatever became of its units.
 wait_boot() {
     until PID1=$(pgrep -x systemd | head -n 1) && [ -n "$PID1" ] && [ -S "/proc/$PID1/root/run/systemd/private" ]; do
         still_time 'the machine does not boot'
     done
     mkdir -p "$HIERARCHY/machine.slice/tests.slice"
-    inside systemctl is-system-running --wait || true
+    until inside systemctl -q is-active machine.target; do still_time 'the machine does not boot'; done
 }
 
 # `still_time WHAT`: a pause between two looks; ends all after 60 seconds.

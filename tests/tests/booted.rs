@@ -27,6 +27,7 @@ for name in cloud-init-local network-software; do
     cat >$ROOT/etc/systemd/system/$name.service <<END
 [Unit]
 DefaultDependencies=no
+Before=machine.target
 $order
 [Service]
 Type=oneshot
@@ -72,4 +73,88 @@ fn a_boot_without_a_link_is_filtered_before_anything_can_ask() {
         text.contains("identity: full") && !text.contains("sandbox:") && !text.contains("WARN"),
         "{text}"
     );
+}
+
+#[test]
+fn killed_daemons_come_back_a_stop_is_closed_and_a_release_open() {
+    let text = machine(
+        r#"make_machine; install_machine; boot_machine; wait_boot; plug
+        show() { inside systemctl show -P "$1" $2; }
+        for name in imds-filterd imds-interceptor; do
+            before=$(show MainPID $name)
+            inside systemctl kill -s KILL --kill-who=main $name
+            until [ "$(show NRestarts $name)" = 1 ] && inside systemctl -q is-active $name; do still_time "$name"; done
+            [ "$(show MainPID $name)" != "$before" ]
+        done
+        until [ "$(fetch root /latest/user-data)" != 000 ]; do still_time 'nobody serves'; done
+        echo again=$(fetch alice /latest/meta-data/hostname)
+        inside systemctl stop imds-filterd imds-interceptor
+        as alice python3 -c 'import socket; print("stopped=%d" % socket.socket().connect_ex(("169.254.169.254", 80)))'
+        echo notes=$(inside ls /run/imds-filterd)
+        inside imds-interceptor release
+        echo open=$(fetch alice /latest/meta-data/hostname)
+        echo 'Allow user bob "/"' >>$ROOT/etc/imds.conf
+        make -s -C "$CHECKOUT" uninstall DESTDIR=$ROOT PREFIX=/usr
+        inside systemctl daemon-reload
+        echo units=$(inside systemctl list-unit-files --plain --no-legend 'imds-*.service')
+        echo kept=$(inside sh -c 'ls /etc/imds*')"#,
+    );
+    // EACCES: closed, and said at once
+    assert_eq!(
+        (said(&text, "again"), said(&text, "stopped"), said(&text, "open")),
+        ("200", "13", "200"),
+        "{text}"
+    );
+    // the directory outlives them, with what a release must know
+    assert_eq!(said(&text, "notes"), "capture.lock", "{text}");
+    assert_eq!(said(&text, "kept"), "/etc/imds.conf", "{text}");
+    assert!(!said(&text, "units").contains("static"), "{text}");
+}
+
+#[test]
+fn wrong_settings_hold_up_no_boot_and_once_mended_need_no_hand() {
+    let text = machine(
+        r#"make_machine; install_machine
+        echo 'no setting' >$ROOT/etc/imds-filterd.toml
+        boot_machine; wait_boot; plug
+        booted=$(inside systemctl show -P ActiveEnterTimestampMonotonic machine.target)
+        before=$(inside systemctl show -P ActiveEnterTimestampMonotonic systemd-sysusers.service)
+        echo seconds=$(((booted - before) / 1000000))
+        until starts=$(inside systemctl show -P NRestarts imds-interceptor) && [ "$starts" -ge 3 ]; do still_time 'no restart'; done
+        now=$(awk '{ print int($1) }' /proc/uptime)
+        echo pace=$(((now - before / 1000000) / starts))
+        rm $ROOT/etc/imds-filterd.toml
+        until inside systemctl -q is-active imds-interceptor imds-filterd; do still_time 'not mended'; done
+        echo secret=$(fetch alice /latest/meta-data/iam/security-credentials/)"#,
+    );
+    assert_eq!(said(&text, "secret"), "403", "{text}");
+    let number = |name: &str| said(&text, name).parse::<u32>().unwrap();
+    assert!(number("seconds") < 15, "{text}");
+    // seconds from one start to the next
+    assert!(number("pace") >= 1, "{text}");
+}
+
+#[test]
+fn interceptor_is_a_user_of_its_own_by_the_drop_in() {
+    let text = machine(
+        r#"make_machine; install_machine
+        # as own-user.conf says itself
+        echo 'u imds-interceptor - - / /usr/sbin/nologin' >$ROOT/usr/lib/sysusers.d/own-user.conf
+        install -D -m 644 $ROOT/usr/share/doc/imds-filterd/own-user.conf \
+            $ROOT/etc/systemd/system/imds-interceptor.service.d/own-user.conf
+        boot_machine; wait_boot; plug
+        echo owner=$(inside stat -c %U:%G:%a /run/imds-filterd)
+        echo user=$(inside sh -c 'stat -c %U /proc/$(systemctl show -P MainPID imds-interceptor)')
+        inside systemctl restart imds-interceptor imds-filterd
+        echo root=$(fetch root /latest/meta-data/iam/security-credentials/)
+        echo secret=$(fetch alice /latest/meta-data/iam/security-credentials/)
+        inside journalctl -q -b -o cat -u imds-interceptor"#,
+    );
+    assert_eq!(said(&text, "owner"), "imds-interceptor:imds:755", "{text}");
+    assert_eq!(
+        (said(&text, "user"), said(&text, "root"), said(&text, "secret")),
+        ("imds-interceptor", "200", "403"),
+        "{text}"
+    );
+    assert!(text.contains("identity: full") && !text.contains("sandbox:"), "{text}");
 }
