@@ -33,6 +33,8 @@ make_machine() {
         grep "^$user:" /etc/passwd >>"$ROOT/etc/passwd"
         grep "^$user:" /etc/group >>"$ROOT/etc/group"
     done
+    # names are asked of nobody
+    cp --remove-destination /etc/resolv.conf /etc/hosts /etc/nsswitch.conf "$ROOT/etc/"
     # the user that sysusers makes at boot
     sed -i '/^imds:/d' "$ROOT/etc/passwd" "$ROOT/etc/group" "$ROOT/etc/shadow" "$ROOT/etc/gshadow"
 }
