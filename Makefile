@@ -6,6 +6,7 @@
 #   make test       every test; as root; installs what it needs
 #   make fuzz       every fuzz target for FUZZ_SECONDS=60, as many at once as there are processors
 #   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5
+#   make deb        a Debian package, into target/deb
 #   make install    into $(DESTDIR)$(PREFIX); `make uninstall` takes it away again
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -66,6 +67,9 @@ bench: deps
 	nginx=$$(sh tests/bench/nginx.sh "$$(pwd)/target/nginx") && \
 		$(RELEASE)/imds-bench --rounds $(BENCH_ROUNDS) --nginx "$$nginx"
 
+deb: build
+	sh packaging/deb/build.sh $(RELEASE) target/deb
+
 install:
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)
 	for p in $(DAEMONS); do $(INSTALL) -m 755 $(RELEASE)/$$p $(DESTDIR)$(SBINDIR)/$$p || exit 1; done
@@ -112,4 +116,4 @@ uninstall:
 	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done
 	rm -rf $(DESTDIR)$(DOCDIR)
 
-.PHONY: all build deps demo check test fuzz bench install uninstall
+.PHONY: all build deps demo check test fuzz bench deb install uninstall

@@ -158,3 +158,54 @@ fn interceptor_is_a_user_of_its_own_by_the_drop_in() {
     );
     assert!(text.contains("identity: full") && !text.contains("sandbox:"), "{text}");
 }
+
+#[test]
+fn a_package_starts_nothing_is_upgraded_in_parts_and_removed_without_a_trace() {
+    let text = machine(
+        r#"make_machine; boot_machine; wait_boot; plug
+        mkdir $TMPDIR/programs
+        cp /run/lab/bin/imdsctl /run/lab/bin/imds-mock /run/lab/bin/imds-filterd /run/lab/bin/imds-interceptor $TMPDIR/programs
+        # `package VERSION`
+        package() {
+            COMPRESSION=none VERSION=$1 sh "$CHECKOUT/packaging/deb/build.sh" $TMPDIR/programs $TMPDIR/deb >/dev/null
+            mv $TMPDIR/deb/*.deb /proc/$PID1/root/run/package.deb
+            inside dpkg --force-unsafe-io --no-triggers -i /run/package.deb
+        }
+        show() { inside systemctl show -P MainPID imds-interceptor imds-filterd | xargs; }
+        package 1
+        echo first=$(show) $(inside id -u imds >/dev/null && echo user)
+        echo direct=$(fetch alice /latest/meta-data/iam/security-credentials/)
+        inside systemctl -q enable --now imds-interceptor imds-filterd
+        echo started=$(show)
+        echo '# ours' >>/proc/$PID1/root/etc/imds.conf
+        echo >>$TMPDIR/programs/imds-filterd
+        package 2
+        echo filterd=$(show)
+        echo closed=$(fetch alice /latest/meta-data/iam/security-credentials/)
+        echo >>$TMPDIR/programs/imds-interceptor
+        package 3
+        echo both=$(show)
+        echo closed2=$(fetch alice /latest/meta-data/iam/security-credentials/)
+        inside dpkg --no-triggers -r imds-filterd
+        echo removed=$(fetch alice /latest/meta-data/iam/security-credentials/)
+        echo rules=$(inside ip rule | wc -l) $(inside ip xfrm policy | wc -l)
+        echo kept=$(inside sh -c 'ls /etc/imds*' | xargs)
+        inside dpkg --no-triggers -P imds-filterd
+        echo left=$(inside find /etc /usr/sbin /usr/bin /usr/lib/systemd /usr/share/man /usr/share/doc/imds-filterd /run/imds-filterd -name '*imds*' 2>/dev/null)"#,
+    );
+    let pids = |name: &str| said(&text, name).split(' ').map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!((said(&text, "first"), said(&text, "direct")), ("0 0 user", "200"), "{text}");
+    let (started, filterd, both) = (pids("started"), pids("filterd"), pids("both"));
+    assert!(started[0] != "0" && started[1] != "0", "{text}");
+    assert!(filterd[0] == started[0] && filterd[1] != started[1], "only filterd was upgraded:\n{text}");
+    assert!(both[0] != filterd[0] && both[1] != filterd[1], "both were upgraded:\n{text}");
+    assert_eq!(
+        (said(&text, "closed"), said(&text, "closed2"), said(&text, "removed")),
+        ("403", "403", "200"),
+        "{text}"
+    );
+    // what every network has
+    assert_eq!(said(&text, "rules"), "3 0", "{text}");
+    assert_eq!(said(&text, "kept"), "/etc/imds-filterd.toml /etc/imds.conf", "{text}");
+    assert!(!said(&text, "left").contains("/usr") && !said(&text, "left").contains("/etc"), "{text}");
+}
