@@ -90,7 +90,7 @@ fn killed_daemons_come_back_a_stop_is_closed_and_a_release_open() {
         echo again=$(fetch alice /latest/meta-data/hostname)
         inside systemctl stop imds-filterd imds-interceptor
         as alice python3 -c 'import socket; print("stopped=%d" % socket.socket().connect_ex(("169.254.169.254", 80)))'
-        echo notes=$(inside ls /run/imds-filterd)
+        echo notes=$(inside sh -c 'ls /run/imds-filterd/*.lock')
         inside imds-interceptor release
         echo open=$(fetch alice /latest/meta-data/hostname)
         echo 'Allow user bob "/"' >>$ROOT/etc/imds.conf
@@ -106,7 +106,7 @@ fn killed_daemons_come_back_a_stop_is_closed_and_a_release_open() {
         "{text}"
     );
     // the directory outlives them, with what a release must know
-    assert_eq!(said(&text, "notes"), "capture.lock", "{text}");
+    assert_eq!(said(&text, "notes"), "/run/imds-filterd/capture.lock", "{text}");
     assert_eq!(said(&text, "kept"), "/etc/imds.conf", "{text}");
     assert!(!said(&text, "units").contains("static"), "{text}");
 }
