@@ -146,6 +146,7 @@ fn interceptor_is_a_user_of_its_own_by_the_drop_in() {
         echo owner=$(inside stat -c %U:%G:%a /run/imds-filterd)
         echo user=$(inside sh -c 'stat -c %U /proc/$(systemctl show -P MainPID imds-interceptor)')
         inside systemctl restart imds-interceptor imds-filterd
+        inside systemctl reload imds-filterd
         echo root=$(fetch root /latest/meta-data/iam/security-credentials/)
         echo secret=$(fetch alice /latest/meta-data/iam/security-credentials/)
         inside journalctl -q -b -o cat -u imds-interceptor"#,
@@ -208,4 +209,28 @@ fn a_package_starts_nothing_is_upgraded_in_parts_and_removed_without_a_trace() {
     assert_eq!(said(&text, "rules"), "3 0", "{text}");
     assert_eq!(said(&text, "kept"), "/etc/imds-filterd.toml /etc/imds.conf", "{text}");
     assert!(!said(&text, "left").contains("/usr") && !said(&text, "left").contains("/etc"), "{text}");
+}
+
+#[test]
+fn a_reload_is_systemctls_too_and_the_watch_of_the_file_is_there_for_who_enables_it() {
+    let text = machine(
+        r#"make_machine; install_machine; boot_machine; wait_boot; plug
+        echo watch=$(inside systemctl is-enabled imds-filterd-reload.path)
+        conf=/proc/$PID1/root/etc/imds.conf
+        echo 'Deny user mallory "/"' >>$conf
+        echo before=$(fetch mallory /latest/meta-data/hostname)
+        inside systemctl reload imds-filterd
+        echo after=$(fetch mallory /latest/meta-data/hostname)
+        echo 'Deny usr' >>$conf
+        echo wrong=$(inside systemctl reload imds-filterd 2>/dev/null && echo accepted || echo refused)
+        inside systemctl restart imds-filterd
+        echo kept=$(fetch mallory /latest/meta-data/hostname)
+        inside systemctl -q enable --now imds-filterd-reload.path
+        sed -i '$d' $conf
+        sed -i '$d' $conf
+        until [ "$(fetch mallory /latest/meta-data/hostname)" = 200 ]; do still_time 'the change has no effect'; done"#,
+    );
+    assert_eq!(said(&text, "watch"), "disabled", "{text}");
+    assert_eq!((said(&text, "before"), said(&text, "after")), ("200", "403"), "{text}");
+    assert_eq!((said(&text, "wrong"), said(&text, "kept")), ("refused", "403"), "{text}");
 }
