@@ -7,6 +7,7 @@ mod control;
 mod explain;
 mod load;
 mod reload;
+mod status;
 
 use clap::{Parser, Subcommand};
 use imds_settings::exit;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 #[command(
     name = "imdsctl",
     version,
-    after_help = "Exit status, as in sysexits(3): 0 done, 64 wrong usage, \
+    after_help = "Exit status, as in sysexits(3): 0 done, 1 something is to be looked at, 64 wrong usage, \
     66 a file cannot be read, 69 imds-filterd does not run, 71 the operating system failed, 75 try again, \
     77 it takes root, 78 the rules or settings are wrong."
 )]
@@ -48,6 +49,15 @@ enum Command {
         /// Only warn of users and groups that this host does not have (their rules match nobody until it does)
         #[arg(long)]
         allow_unknown: bool,
+    },
+    /// Say how both daemons are; exit 0 if all is well, 1 if somebody should look at it
+    Status {
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Say whether a user may read a path, and which rule decides
     Explain {
@@ -81,6 +91,9 @@ pub(crate) struct Fault {
     pub(crate) message: String,
 }
 
+/// The answer is that something is to be looked at.
+const FOUND: u8 = 1;
+
 impl Fault {
     pub(crate) fn new(code: u8, what: impl std::fmt::Display) -> Self {
         Self { code, message: format!("imdsctl: {what}") }
@@ -97,17 +110,25 @@ fn main() -> ExitCode {
             return if wrong { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
+    let mut found = false;
     let answer = match arguments.command {
         Command::Check { file, allow_unknown } => check::run(&file, allow_unknown),
         Command::Reload { file, config, allow_unknown } => {
             reload::run(file, config.as_deref(), allow_unknown)
         }
+        Command::Status { config, json } => load::settings(config.as_deref())
+            .and_then(|settings| status::run(&settings, json))
+            .map(|(text, healthy)| {
+                found = !healthy;
+                text
+            }),
         Command::Explain { rules, config, user, groups, unit, method, path } => {
             let question = explain::Question { user, groups, unit, method, path };
             explain::run(rules, config.as_deref(), &question)
         }
     };
     match answer.and_then(|text| print(&text)) {
+        Ok(()) if found => FOUND.into(),
         Ok(()) => ExitCode::SUCCESS,
         Err(Fault { code, message }) => {
             // as above

@@ -259,7 +259,7 @@ impl Filterd {
         self.next += 1;
         FromInterceptor::Connection {
             id,
-            subject: Subject::of_uid(uid),
+            subject: Ok(Subject::of_uid(uid)),
             client: "10.0.0.5:40001".parse().unwrap(),
             service: "169.254.169.254:80".parse().unwrap(),
             upstream: 0,
