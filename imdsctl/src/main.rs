@@ -4,8 +4,13 @@
 
 mod check;
 mod control;
+mod diff;
+mod doctor;
 mod explain;
+mod lines;
 mod load;
+mod log;
+mod release;
 mod reload;
 mod status;
 
@@ -59,6 +64,35 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the audit lines of imds-filterd, chosen or summed up
+    Log(log::Options),
+    /// Say which recorded requests a file of rules would judge otherwise; exit 1 if there are any
+    Diff {
+        /// The file of rules
+        file: PathBuf,
+        /// A file of audit lines, or - for standard input [default: the journal]
+        log: Option<PathBuf>,
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Stop both services and give the host its direct route to the metadata service back
+    Release {
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Look at the installation and try the known ways around the filter; exit 1 if anything failed
+    Doctor {
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Who tries the ways: a user without privileges
+        #[arg(long, value_name = "NAME", default_value = "nobody")]
+        user: String,
+    },
+    #[command(hide = true, name = WAYS)]
+    Ways(doctor::Targets),
     /// Say whether a user may read a path, and which rule decides
     Explain {
         /// The file of rules [default: the one of the settings]
@@ -83,6 +117,9 @@ enum Command {
         path: String,
     },
 }
+
+/// Of imdsctl alone, for itself: see `doctor`.
+pub(crate) const WAYS: &str = "doctor-ways";
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -110,30 +147,37 @@ fn main() -> ExitCode {
             return if wrong { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let mut found = false;
-    let answer = match arguments.command {
-        Command::Check { file, allow_unknown } => check::run(&file, allow_unknown),
-        Command::Reload { file, config, allow_unknown } => {
-            reload::run(file, config.as_deref(), allow_unknown)
-        }
-        Command::Status { config, json } => load::settings(config.as_deref())
-            .and_then(|settings| status::run(&settings, json))
-            .map(|(text, healthy)| {
-                found = !healthy;
-                text
-            }),
-        Command::Explain { rules, config, user, groups, unit, method, path } => {
-            let question = explain::Question { user, groups, unit, method, path };
-            explain::run(rules, config.as_deref(), &question)
-        }
-    };
-    match answer.and_then(|text| print(&text)) {
-        Ok(()) if found => FOUND.into(),
-        Ok(()) => ExitCode::SUCCESS,
+    let answer = answer(arguments.command);
+    match answer.and_then(|(text, found)| print(&text).map(|()| found)) {
+        Ok(true) => FOUND.into(),
+        Ok(false) => ExitCode::SUCCESS,
         Err(Fault { code, message }) => {
             // as above
             let _ = writeln!(io::stderr(), "{message}");
             code.into()
+        }
+    }
+}
+
+/// The text, and whether something is to be looked at.
+fn answer(command: Command) -> Result<(String, bool), Fault> {
+    let well = |text| (text, false);
+    match command {
+        Command::Check { file, allow_unknown } => check::run(&file, allow_unknown).map(well),
+        Command::Reload { file, config, allow_unknown } => {
+            reload::run(file, config.as_deref(), allow_unknown).map(well)
+        }
+        Command::Status { config, json } => status::run(&load::settings(config.as_deref())?, json),
+        Command::Log(options) => log::run(&options).map(well),
+        Command::Diff { file, log, config } => {
+            diff::run(&file, log.as_deref(), &load::settings(config.as_deref())?)
+        }
+        Command::Release { config } => release::run(config.as_deref()).map(well),
+        Command::Doctor { config, user } => doctor::run(config.as_deref(), &user),
+        Command::Ways(targets) => Ok(doctor::run_ways(&targets)),
+        Command::Explain { rules, config, user, groups, unit, method, path } => {
+            let question = explain::Question { user, groups, unit, method, path };
+            explain::run(rules, config.as_deref(), &question).map(well)
         }
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn run(settings: &Settings, as_json: bool) -> Result<(String, bool), 
 }
 
 /// What somebody should look at.
-fn problems(status: &Status) -> Vec<String> {
+pub(crate) fn problems(status: &Status) -> Vec<String> {
     let mut found = Vec::new();
     match &status.filterd {
         Err(why) => found.push(why.clone()),
@@ -97,12 +97,12 @@ fn problems(status: &Status) -> Vec<String> {
     found
 }
 
-fn audit(status: &Status) -> bool {
+pub(crate) fn audit(status: &Status) -> bool {
     status.filterd.as_ref().is_ok_and(|filterd| filterd.in_force.mode == Mode::Audit)
 }
 
 /// Parts that cannot be told, or that everything can.
-fn lacks(identity: Identity) -> Vec<String> {
+pub(crate) fn lacks(identity: Identity) -> Vec<String> {
     let parts = [
         ("groups", identity.groups),
         ("units", identity.unit),

@@ -200,6 +200,7 @@ impl Filterd {
         filterd.say(&FromInterceptor::Hello(words.hello), None);
         filterd.say(&FromInterceptor::Identity(words.identity), None);
         assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
+        assert!(matches!(filterd.hear(), FromFilterd::Mode(_)));
         filterd
     }
 

@@ -48,7 +48,7 @@ impl EventLoop {
             audit: self.audit,
             put_back: health.put_back,
             foreign: health.foreign,
-            trouble: health.trouble.unwrap_or(String::new()),
+            trouble: health.trouble.as_deref().unwrap_or("").into(),
             filterds: count(self.peers.attached()),
             connections: count(self.netstack.len()),
             held: count(self.held.len()),
