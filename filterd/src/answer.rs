@@ -11,7 +11,7 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use imds_ipc::DialFailure;
-use imds_rules::{Denial, Refusal};
+use imds_rules::{Refusal, Why};
 use std::fmt::Display;
 use std::io;
 use std::pin::Pin;
@@ -33,6 +33,10 @@ pub(crate) struct Refused {
 impl Refused {
     fn new(status: StatusCode, word: Word, why: impl ToString) -> Self {
         Self { status, word, why: why.to_string(), allow: None, retry: false, close: false }
+    }
+
+    pub(crate) fn denied(why: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, Word::Deny, why)
     }
 
     pub(crate) fn response(&self) -> Response<AnswerBody> {
@@ -67,13 +71,13 @@ impl From<Refusal> for Refused {
     }
 }
 
-impl From<&Denial> for Refused {
-    fn from(denial: &Denial) -> Self {
-        let why = match denial.rule() {
-            Some(rule) => format!("denied by rule line {}", rule.line),
-            None => "denied: no rule allows it".into(),
-        };
-        Self::new(StatusCode::FORBIDDEN, Word::Deny, why)
+/// In the words of the answer and of the log.
+pub(crate) fn denied(why: &Why, client: &Client) -> String {
+    match (why, &client.subject) {
+        (Why::Rule(rule) | Why::InDoubt(rule), _) => format!("denied by rule line {}", rule.line),
+        (Why::NoRule, _) => "denied: no rule allows it".into(),
+        (Why::Unattributed, Err(reason)) => format!("denied: not known who asks: {reason}"),
+        (Why::Unattributed, Ok(_)) => "denied: not known who asks".into(),
     }
 }
 

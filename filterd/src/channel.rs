@@ -2,8 +2,9 @@
 //! interceptor may not say now ends the channel.
 
 use imds_ipc::channel::{self, ChannelError};
+use imds_ipc::control::Mode;
 use imds_ipc::{
-    DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Needs, Subject,
+    DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Needs, Who,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::cell::{Cell, RefCell};
@@ -111,7 +112,7 @@ impl std::error::Error for DialError {}
 #[derive(Debug)]
 pub struct Captured {
     pub id: u64,
-    pub subject: Subject,
+    pub subject: Who,
     pub client: SocketAddr,
     pub service: SocketAddr,
     pub upstream: u16,
@@ -211,8 +212,10 @@ impl Channel {
         self.dismissed.notified().await;
     }
 
-    /// Tells interceptor what is to be told.
-    pub fn need(&self, needs: Needs) {
+    /// Tells interceptor what is to be told, and of whom.
+    pub fn need(&self, needs: Needs, mode: Mode) {
+        // before its needs: from these on we are given connections
+        self.say(&FromFilterd::Mode(mode));
         self.say(&FromFilterd::Needs(needs));
     }
 

@@ -44,11 +44,12 @@ fn try_take(filter: &Rc<Filter>, captured: Captured) -> Result<(), &'static str>
     }
     let service = filter.service(captured.upstream, captured.service).ok_or("not to a service of ours")?;
     let stream = stream_of(captured.stream).map_err(|_| "its descriptor is no stream")?;
-    let uid = captured.subject.uid;
+    let told = captured.subject;
+    let uid = told.as_ref().ok().map(|told| told.uid);
     let client = Client {
         id: captured.id,
-        process: captured.subject.process.clone(),
-        subject: subject(captured.subject, filter.groups),
+        process: told.as_ref().ok().and_then(|told| told.process.clone()),
+        subject: told.map(|told| subject(told, filter.groups)),
         address: captured.client,
         service,
         over: filter.limits.borrow_mut().open(uid, Instant::now()).err(),
@@ -85,7 +86,7 @@ impl Drop for Counted {
     fn drop(&mut self) {
         let filter = &self.filter;
         filter.open.set(filter.open.get().saturating_sub(1));
-        filter.limits.borrow_mut().close(self.client.subject.uid);
+        filter.limits.borrow_mut().close(self.client.uid());
         if self.client.used.get() {
             filter.drain.leave();
         }

@@ -1,14 +1,14 @@
 //! One request and its answer, from the head to the audit line.
 //! The only place where the steps stand in their order; each step is elsewhere.
 
-use crate::answer::{AnswerBody, Refused, relay};
+use crate::answer::{AnswerBody, Refused, denied, relay};
 use crate::audit::{Entry, Word};
 use crate::filter::{Client, Ending, Filter};
 use crate::forward::{Answer, Upstream, forward};
 use crate::strict::{Head, Malformed};
 use hyper::Response;
 use hyper::header::{self, HeaderValue};
-use imds_rules::{Permit, Request, Verdict, decide};
+use imds_rules::{Permit, Request, Verdict, decide, decide_unattributed};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -50,10 +50,11 @@ async fn answer(
     admit(filter, client)?;
     let permit = judge(filter, client, request, entry)?;
     let upstream = dial(filter, client).await?;
+    let word = if permit.would_deny().is_some() { Word::WouldDeny } else { Word::Allow };
     let mut answer = forward(permit, upstream, filter.settings.answer_bytes).await?;
     answer.read_ahead().await;
     entry.status = answer.0.status().as_u16();
-    entry.word = Word::Allow;
+    entry.word = word;
     Ok(answer)
 }
 
@@ -81,19 +82,26 @@ fn admit(filter: &Filter, client: &Client) -> Result<(), Refused> {
     if let Some(over) = client.over {
         return Err(over.into());
     }
-    Ok(filter.limits.borrow_mut().request(client.subject.uid, Instant::now())?)
+    Ok(filter.limits.borrow_mut().request(client.uid(), Instant::now())?)
 }
 
 fn judge(filter: &Filter, client: &Client, request: Request, entry: &mut Entry) -> Result<Permit, Refused> {
     let in_force = filter.in_force();
-    match decide(&in_force.rules, &client.subject, request) {
+    let verdict = match &client.subject {
+        Ok(subject) => decide(&in_force.rules, subject, request),
+        Err(_) => decide_unattributed(&in_force.rules, request),
+    };
+    match verdict {
         Verdict::Allow(permit) => {
             entry.rule = permit.rule().map(|rule| rule.line);
+            if let Some(why) = permit.would_deny() {
+                entry.why = denied(why, client);
+            }
             Ok(permit)
         }
         Verdict::Deny(denial) => {
             entry.rule = denial.rule().map(|rule| rule.line);
-            Err((&denial).into())
+            Err(Refused::denied(denied(denial.why(), client)))
         }
     }
 }

@@ -6,11 +6,13 @@ use crate::channel::Channel;
 use crate::in_force::InForce;
 use crate::limits::{Limits, OverLimit};
 use hyper::header::{HeaderValue, InvalidHeaderValue};
+use imds_ipc::Unattributed;
 use imds_rules::{Profile, Subject, Unit};
 use imds_settings::{GroupSource, Settings};
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::SystemTime;
 use tokio::sync::Notify;
 
 /// One address of a metadata service.
@@ -38,6 +40,8 @@ pub struct Filter {
     pub(crate) drain: Drain,
     /// Connections we hold.
     pub(crate) open: Cell<u32>,
+    pub(crate) started: SystemTime,
+    pub(crate) names_watched: Cell<bool>,
 }
 
 impl Filter {
@@ -62,6 +66,8 @@ impl Filter {
             interceptor,
             drain: Drain::default(),
             open: Cell::new(0),
+            started: SystemTime::now(),
+            names_watched: Cell::new(false),
         })
     }
 
@@ -114,7 +120,8 @@ pub(crate) enum Ending {
 /// One captured connection.
 pub(crate) struct Client {
     pub(crate) id: u64,
-    pub(crate) subject: Subject,
+    /// Or why nobody can tell.
+    pub(crate) subject: Result<Subject, Unattributed>,
     /// For the log alone.
     pub(crate) process: Option<imds_ipc::Process>,
     pub(crate) address: SocketAddr,
@@ -130,10 +137,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn unit(&self) -> Option<&str> {
-        match &self.subject.unit {
-            Unit::Named(name) => Some(name),
-            Unit::Unknown | Unit::None => None,
+        match self.subject.as_ref().ok().map(|subject| &subject.unit) {
+            Some(Unit::Named(name)) => Some(name),
+            Some(Unit::Unknown | Unit::None) | None => None,
         }
+    }
+
+    pub(crate) fn uid(&self) -> Option<u32> {
+        self.subject.as_ref().ok().map(|subject| subject.uid)
     }
 }
 

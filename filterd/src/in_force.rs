@@ -2,7 +2,7 @@
 //! Changes nothing of a set once it is made: who began with it ends with it.
 
 use imds_ipc::control::{self, RuleSet, Shown};
-use imds_rules::{Diagnostic, Names, Parsed, Rules};
+use imds_rules::{Diagnostic, Mode, Names, Parsed, Rules};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -51,7 +51,11 @@ impl InForce {
 
     pub(crate) fn new(set: RuleSet, parsed: &Parsed, names: &Names, since: SystemTime) -> Self {
         let digest = Sha256::digest(&set.text).into();
-        Self { rules: Rules::new(parsed, names), set, digest, since, fault: None }
+        let rules = Rules::new(parsed, names).with_mode(match set.mode {
+            control::Mode::Enforce => Mode::Enforce,
+            control::Mode::Audit => Mode::Audit,
+        });
+        Self { rules, set, digest, since, fault: None }
     }
 
     /// The same rules in the place of others, for this reason.
@@ -67,6 +71,16 @@ impl InForce {
     pub(crate) fn renamed(&self, names: Vec<u8>, shown: Shown) -> Result<Self, Unusable> {
         let renamed = Self::of(RuleSet { names, shown, ..self.set.clone() }, self.since)?;
         Ok(Self { fault: self.fault.clone(), ..renamed })
+    }
+
+    /// Why they are in force in the place of others.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    #[must_use]
+    pub fn mode(&self) -> control::Mode {
+        self.set.mode
     }
 
     #[must_use]

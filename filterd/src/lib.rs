@@ -23,5 +23,5 @@ pub mod strict;
 pub mod subject;
 
 pub use filter::Filter;
-pub use reload::choose;
+pub use reload::{choose, say_in_force};
 pub use serve::{End, serve};

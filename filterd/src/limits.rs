@@ -32,7 +32,8 @@ struct Share {
 }
 
 pub struct Limits {
-    shares: HashMap<u32, Share>,
+    /// `None`: all whom nobody can tell, together.
+    shares: HashMap<Option<u32>, Share>,
     forget_at: usize,
     connections_per_uid: u32,
     /// What one request costs; nothing if there is no limit.
@@ -61,15 +62,15 @@ impl Limits {
     ///
     /// # Errors
     /// When the uid has as many as it may.
-    pub fn open(&mut self, uid: u32, now: Instant) -> Result<(), OverLimit> {
+    pub fn open(&mut self, uid: impl Into<Option<u32>>, now: Instant) -> Result<(), OverLimit> {
         let most = self.connections_per_uid;
-        let share = self.share(uid, now);
+        let share = self.share(uid.into(), now);
         share.connections = share.connections.saturating_add(1);
         if share.connections > most { Err(OverLimit::Connections) } else { Ok(()) }
     }
 
-    pub fn close(&mut self, uid: u32) {
-        if let Some(share) = self.shares.get_mut(&uid) {
+    pub fn close(&mut self, uid: impl Into<Option<u32>>) {
+        if let Some(share) = self.shares.get_mut(&uid.into()) {
             share.connections = share.connections.saturating_sub(1);
         }
     }
@@ -78,9 +79,9 @@ impl Limits {
     ///
     /// # Errors
     /// When the bucket is empty; then nothing is taken.
-    pub fn request(&mut self, uid: u32, now: Instant) -> Result<(), OverLimit> {
+    pub fn request(&mut self, uid: impl Into<Option<u32>>, now: Instant) -> Result<(), OverLimit> {
         let (interval, burst) = (self.interval, self.burst);
-        let share = self.share(uid, now);
+        let share = self.share(uid.into(), now);
         let full_at = share.full_at.max(now) + interval;
         if full_at.duration_since(now) > burst {
             return Err(OverLimit::Requests);
@@ -91,7 +92,7 @@ impl Limits {
 
     /// An uid with nothing open and a full bucket is as good as new. The table is looked through when it has doubled, so
     /// the cost is constant for each new uid; it holds at most twice those with something open or spent.
-    fn share(&mut self, uid: u32, now: Instant) -> &mut Share {
+    fn share(&mut self, uid: Option<u32>, now: Instant) -> &mut Share {
         if self.shares.len() >= self.forget_at {
             self.shares.retain(|_, share| share.connections > 0 || share.full_at > now);
             self.forget_at = self.shares.len().saturating_mul(2).max(MANY);

@@ -9,7 +9,7 @@ use imds_filterd::names::{self, WATCH_NAMES};
 use imds_filterd::notices::Notices;
 use imds_filterd::sandbox::{self, Missing, SandboxError};
 use imds_filterd::start::{self, Loaded};
-use imds_filterd::{End, Filter, choose, log, serve};
+use imds_filterd::{End, Filter, choose, log, say_in_force, serve};
 use imds_ipc::FILTER_SOCKET;
 use imds_settings::{Accounts, Settings, exit};
 use lexopt::ValueExt;
@@ -167,7 +167,7 @@ async fn filter(
     let Loaded { in_force, spare, accepted, control, watcher } = loaded;
     let chosen = choose(&settings, &interceptor, in_force, spare, accepted);
     let in_force = chosen.map_err(failure(exit::CONFIGURATION))?;
-    let rules = in_force.rules().len();
+    let told = in_force.told();
     let filter =
         Filter::new(&settings, in_force, output, interceptor).map_err(failure(exit::CONFIGURATION))?;
     let filter = Rc::new(filter);
@@ -178,7 +178,8 @@ async fn filter(
     if let Some(watcher) = watcher {
         tokio::task::spawn_local(names::follow(Rc::clone(&filter), watcher));
     }
-    tracing::info!("attached to interceptor, {rules} rules in force");
+    tracing::info!("attached to interceptor");
+    say_in_force(&told);
     notices.tell(&NotifyState::Ready);
     let end = serve(filter, stop).await;
     notices.tell(&NotifyState::Stopping);

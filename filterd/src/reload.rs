@@ -7,12 +7,13 @@ use crate::in_force::InForce;
 use crate::start::instead;
 use crate::subject::needs;
 use imds_ipc::Identity;
-use imds_ipc::control::{self, RuleSet, Shown};
+use imds_ipc::control::{self, Mode, RuleSet, Shown};
+use imds_ipc::status::FilterStatus;
 use imds_ipc::{Lack, Needs};
 use imds_settings::{GroupSource, Settings};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What these rules need of interceptor, or why it cannot serve them.
 ///
@@ -43,7 +44,7 @@ pub fn choose(
     let served = |in_force: &InForce| served_by(in_force, settings.filter.groups, interceptor.identity());
     match (served(&in_force), spare) {
         (Ok(needs), _) => {
-            interceptor.need(needs);
+            interceptor.need(needs, in_force.mode());
             let said = accepted.map(|accepted| rustix::io::write(accepted, b"1"));
             if let Some(Err(errno)) = said {
                 tracing::warn!("these rules are not kept as the last good ones: {errno}");
@@ -51,14 +52,44 @@ pub fn choose(
             Ok(in_force)
         }
         (Err(why), Some(spare)) => {
-            interceptor.need(served(&spare)?);
+            interceptor.need(served(&spare)?, spare.mode());
             Ok(instead(spare, &why))
         }
         (Err(why), None) => Err(why),
     }
 }
 
+/// In audit mode nothing of this log is to be read without knowing it.
+pub fn say_in_force(told: &control::InForce) {
+    match told.mode {
+        Mode::Enforce => tracing::info!("{} rules of {} in force", told.count, told.file),
+        Mode::Audit => {
+            tracing::warn!("AUDIT: {} rules of {} are watched and refuse nothing", told.count, told.file)
+        }
+    }
+}
+
 impl Filter {
+    /// How we are.
+    pub(crate) fn status(&self) -> FilterStatus {
+        let in_force = self.in_force();
+        let unresolved = in_force.rules().unresolved();
+        FilterStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started: self.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            in_force: in_force.told(),
+            fault: in_force.fault().unwrap_or("").into(),
+            unresolved: unresolved.iter().map(ToString::to_string).collect(),
+            unresolved_count: u32::try_from(unresolved.len()).unwrap_or(u32::MAX),
+            names_watched: self.names_watched.get(),
+            identity: self.interceptor.identity(),
+            connections: self.open.get(),
+            verdicts: self.audit.verdicts(),
+            lines_lost: self.audit.ever_lost(),
+        }
+    }
+
     /// The rules for a request that begins now.
     pub(crate) fn in_force(&self) -> Rc<InForce> {
         Rc::clone(&self.in_force.borrow())
@@ -76,12 +107,12 @@ impl Filter {
     pub(crate) fn reload(&self, set: RuleSet) -> Result<control::InForce, String> {
         let in_force = InForce::of(set, SystemTime::now()).map_err(|why| why.to_string())?;
         let needs = served_by(&in_force, self.groups, self.interceptor.identity())?;
-        self.interceptor.need(needs);
+        self.interceptor.need(needs, in_force.mode());
         let told = in_force.told();
         self.generation.set(self.generation.get().wrapping_add(1));
         self.exchange(in_force);
         self.reloaded.notify_one();
-        tracing::info!("{} rules of {} in force", told.count, told.file);
+        say_in_force(&told);
         Ok(told)
     }
 

@@ -10,7 +10,6 @@ use imds_settings::{AccountError, Accounts, Kept, ReadError, Settings, exit, rea
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::SystemTime;
 
 /// The parser has bounds of its own; this one keeps a wrong path from filling the memory.
@@ -73,8 +72,8 @@ pub fn load(settings: &Settings, accounts: &Accounts) -> Result<Loaded, LoadErro
             None
         }
     };
-    let before = kept.as_ref().and_then(|kept| recall(kept, accounts));
-    let (in_force, spare, accepted) = match rules(&settings.filter.rules, accounts) {
+    let before = kept.as_ref().and_then(|kept| recall(kept, settings, accounts));
+    let (in_force, spare, accepted) = match rules(settings, accounts) {
         Ok((in_force, set)) => (in_force, before, kept.as_ref().and_then(|kept| propose(kept, set))),
         Err(error) => match before {
             Some(before) => (instead(before, &error.to_string()), None, None),
@@ -99,7 +98,8 @@ pub fn instead(before: InForce, why: &str) -> InForce {
 }
 
 /// Reads, parses and resolves. What only deserves a warning is logged: an unknown user or group matches nobody.
-fn rules(path: &Path, accounts: &Accounts) -> Result<(InForce, RuleSet), LoadError> {
+fn rules(settings: &Settings, accounts: &Accounts) -> Result<(InForce, RuleSet), LoadError> {
+    let path = &settings.filter.rules;
     let text = read_trusted(path, MAX_FILE).map_err(LoadError::Read)?;
     let file = path.display().to_string();
     let parsed = imds_rules::parse(&file, &text).map_err(LoadError::Wrong)?;
@@ -109,18 +109,27 @@ fn rules(path: &Path, accounts: &Accounts) -> Result<(InForce, RuleSet), LoadErr
         tracing::warn!("{warning}");
     }
     let shown = shown(&names, accounts);
-    let set = RuleSet { file, text, names: names.encode(), shown, mode: Mode::Enforce };
+    let set = RuleSet { file, text, names: names.encode(), shown, mode: mode(settings) };
     Ok((InForce::new(set.clone(), &parsed, &names, SystemTime::now()), set))
 }
 
+fn mode(settings: &Settings) -> Mode {
+    match settings.filter.mode {
+        imds_settings::Mode::Enforce => Mode::Enforce,
+        imds_settings::Mode::Audit => Mode::Audit,
+    }
+}
+
 /// The last good rules, with what their names stand for now.
-fn recall(kept: &Kept, accounts: &Accounts) -> Option<InForce> {
+fn recall(kept: &Kept, settings: &Settings, accounts: &Accounts) -> Option<InForce> {
     let unusable = |why: &str| tracing::warn!("the last good rules cannot be used: {why}");
     let bytes = kept.recall().map_err(|error| unusable(&error.to_string())).ok()??;
     let Ok(Ask::Reload(mut set)) = Ask::decode(&bytes) else {
         unusable("they were kept by another version");
         return None;
     };
+    // of the settings, which a start has anew
+    set.mode = mode(settings);
     let known = Names::decode(&set.names).unwrap_or_else(|| {
         unusable("their table of names is none");
         Names::default()

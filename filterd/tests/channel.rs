@@ -81,7 +81,7 @@ fn a_connection_to_a_service_that_is_not_ours_is_closed_and_the_others_go_on() {
         let (mut ours, theirs) = pair();
         let message = FromInterceptor::Connection {
             id: 77,
-            subject: Subject::of_uid(0),
+            subject: Ok(Subject::of_uid(0)),
             client: "10.0.0.5:1".parse().unwrap(),
             service: service.parse().unwrap(),
             upstream,

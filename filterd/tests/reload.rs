@@ -58,6 +58,7 @@ fn reload(filterd: &mut Filterd, rules: &str) -> InForce {
     match ask(filterd, set(rules)) {
         Reply::InForce(told) => {
             assert!(matches!(filterd.hear(), FromFilterd::Needs(_)), "needs are said again");
+            assert_eq!(filterd.hear(), FromFilterd::Mode(told.mode));
             told
         }
         other => panic!("{other:?}"),
@@ -149,6 +150,7 @@ fn what_the_new_rules_need_of_clients_is_asked_for() {
     ] {
         assert!(matches!(ask(&filterd, set(rules)), Reply::InForce(_)));
         assert_eq!(filterd.hear(), FromFilterd::Needs(Needs { groups, unit }), "{rules}");
+        assert_eq!(filterd.hear(), FromFilterd::Mode(Mode::Enforce));
     }
 }
 
@@ -202,5 +204,6 @@ fn a_newer_filterd_answers_to_the_name_of_an_older_one() {
     let mut newer = Filterd::beside(&older);
     assert!(matches!(ask(&older, set("Deny \"/\"\n")), Reply::InForce(_)));
     assert!(matches!(newer.hear(), FromFilterd::Needs(_)), "the newer one took it");
+    assert!(matches!(newer.hear(), FromFilterd::Mode(_)));
     is_answered(&mut newer, 1000, 403);
 }

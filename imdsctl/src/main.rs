@@ -5,9 +5,15 @@
 mod check;
 mod completions;
 mod control;
+mod diff;
+mod doctor;
 mod explain;
+mod lines;
 mod load;
+mod log;
+mod release;
 mod reload;
+mod status;
 
 use clap::{Parser, Subcommand};
 use imds_settings::exit;
@@ -20,7 +26,7 @@ use std::process::ExitCode;
 #[command(
     name = "imdsctl",
     version,
-    after_help = "Exit status, as in sysexits(3): 0 done, 64 wrong usage, \
+    after_help = "Exit status, as in sysexits(3): 0 done, 1 something is to be looked at, 64 wrong usage, \
     66 a file cannot be read, 69 imds-filterd does not run, 71 the operating system failed, 75 try again, \
     77 it takes root, 78 the rules or settings are wrong."
 )]
@@ -50,6 +56,44 @@ enum Command {
         #[arg(long)]
         allow_unknown: bool,
     },
+    /// Say how both daemons are; exit 0 if all is well, 1 if somebody should look at it
+    Status {
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the audit lines of imds-filterd, chosen or summed up
+    Log(log::Options),
+    /// Say which recorded requests a file of rules would judge otherwise; exit 1 if there are any
+    Diff {
+        /// The file of rules
+        file: PathBuf,
+        /// A file of audit lines, or - for standard input [default: the journal]
+        log: Option<PathBuf>,
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Stop both services and give the host its direct route to the metadata service back
+    Release {
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Look at the installation and try the known ways around the filter; exit 1 if anything failed
+    Doctor {
+        /// The settings [default: /etc/imds-filterd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Who tries the ways: a user without privileges
+        #[arg(long, value_name = "NAME", default_value = "nobody")]
+        user: String,
+    },
+    #[command(hide = true, name = WAYS)]
+    Ways(doctor::Targets),
     /// Say whether a user may read a path, and which rule decides
     Explain {
         /// The file of rules [default: the one of the settings]
@@ -80,12 +124,18 @@ enum Command {
     },
 }
 
+/// Of imdsctl alone, for itself: see `doctor`.
+pub(crate) const WAYS: &str = "doctor-ways";
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) code: u8,
     pub(crate) message: String,
 }
+
+/// The answer is that something is to be looked at.
+const FOUND: u8 = 1;
 
 impl Fault {
     pub(crate) fn new(code: u8, what: impl std::fmt::Display) -> Self {
@@ -103,24 +153,39 @@ fn main() -> ExitCode {
             return if wrong { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let answer = match arguments.command {
-        Command::Check { file, allow_unknown } => check::run(&file, allow_unknown),
-        Command::Reload { file, config, allow_unknown } => {
-            reload::run(file, config.as_deref(), allow_unknown)
-        }
-        Command::Explain { rules, config, user, groups, unit, method, path } => {
-            let question = explain::Question { user, groups, unit, method, path };
-            explain::run(rules, config.as_deref(), &question)
-        }
-        Command::Completions { shell } => Ok(completions::of(shell)),
-    };
-    match answer.and_then(|text| print(&text)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let answer = answer(arguments.command);
+    match answer.and_then(|(text, found)| print(&text).map(|()| found)) {
+        Ok(true) => FOUND.into(),
+        Ok(false) => ExitCode::SUCCESS,
         Err(Fault { code, message }) => {
             // as above
             let _ = writeln!(io::stderr(), "{message}");
             code.into()
         }
+    }
+}
+
+/// The text, and whether something is to be looked at.
+fn answer(command: Command) -> Result<(String, bool), Fault> {
+    let well = |text| (text, false);
+    match command {
+        Command::Check { file, allow_unknown } => check::run(&file, allow_unknown).map(well),
+        Command::Reload { file, config, allow_unknown } => {
+            reload::run(file, config.as_deref(), allow_unknown).map(well)
+        }
+        Command::Status { config, json } => status::run(&load::settings(config.as_deref())?, json),
+        Command::Log(options) => log::run(&options).map(well),
+        Command::Diff { file, log, config } => {
+            diff::run(&file, log.as_deref(), &load::settings(config.as_deref())?)
+        }
+        Command::Release { config } => release::run(config.as_deref()).map(well),
+        Command::Doctor { config, user } => doctor::run(config.as_deref(), &user),
+        Command::Ways(targets) => Ok(doctor::run_ways(&targets)),
+        Command::Explain { rules, config, user, groups, unit, method, path } => {
+            let question = explain::Question { user, groups, unit, method, path };
+            explain::run(rules, config.as_deref(), &question).map(well)
+        }
+        Command::Completions { shell } => Ok(well(completions::of(shell))),
     }
 }
 

@@ -30,7 +30,9 @@ pub(crate) fn run(
             code: exit::CONFIGURATION,
             message: format!("{why}\nimdsctl: imds-filterd refused these rules; those in force before stay"),
         }),
-        Reply::Names { .. } => Err(Fault::new(exit::OS, "imds-filterd replied to something else")),
+        Reply::Names { .. } | Reply::Is(_) => {
+            Err(Fault::new(exit::OS, "imds-filterd replied to something else"))
+        }
     }
 }
 
@@ -42,9 +44,12 @@ fn read(settings: &Settings, file: &Path, allow_unknown: bool) -> Result<RuleSet
     load::warn(&parsed.warnings());
     let accounts = Accounts::open();
     let names = check::names(&parsed, &accounts, allow_unknown)?;
-    let _ = settings;
     let shown = user_names(&names, &accounts);
-    Ok(RuleSet { file, text, names: names.encode(), shown, mode: Mode::Enforce })
+    let mode = match settings.filter.mode {
+        imds_settings::Mode::Enforce => Mode::Enforce,
+        imds_settings::Mode::Audit => Mode::Audit,
+    };
+    Ok(RuleSet { file, text, names: names.encode(), shown, mode })
 }
 
 /// The first name of a uid counts, and the local ones before those that only the rules name.
@@ -69,7 +74,7 @@ fn keep(settings: &Settings, set: &[u8]) -> Result<(), Fault> {
 
 fn shown(told: &InForce) -> String {
     let InForce { file, digest, count, since, mode } = told;
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = crate::status::hex(digest);
     let rules = if *count == 1 { "rule" } else { "rules" };
     let audit = match mode {
         Mode::Enforce => "",

@@ -7,7 +7,7 @@ use crate::event_loop::{EventLoop, Parts};
 use crate::filter::{self, Door, DoorError};
 use crate::sys::{self, Missing, PrivilegeError, Signals, SocketOwners, Tun};
 use imds_ipc::{Identity, Lack};
-use imds_settings::{Accounts, Settings, User, exit};
+use imds_settings::{Accounts, Guard, Mode, Settings, User, exit};
 use sd_notify::NotifyState;
 use std::fmt;
 use std::io;
@@ -148,6 +148,12 @@ fn wholly(identity: Identity) -> &'static str {
 
 fn serve(settings: &Settings, parts: Parts) -> Result<(), StartError> {
     let identity = wholly(parts.attribution.identity());
+    if (settings.filter.mode, settings.capture.guard) == (Mode::Audit, Guard::Xfrm) {
+        tracing::warn!(
+            "AUDIT: packets of containers are refused all the same: the kernel asks the policies of guard = \"xfrm\" \
+             for them, too; guard = \"nftables\" lets them alone and counts them"
+        );
+    }
     drop_unwitnessed(&parts.tun);
     let event_loop =
         EventLoop::new(settings, parts).map_err(|error| StartError::Os("making the event queue", error))?;

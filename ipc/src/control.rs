@@ -3,6 +3,7 @@
 //!
 //! A frame has the header of a message (length, version, kind), with a version of its own.
 
+use crate::status::FilterStatus;
 use crate::wire::{DecodeError, HEADER, MAX_FRAME, Reader, Writer};
 
 /// The directory of the control socket and of the last good rules, below the runtime directory. Root's alone.
@@ -20,9 +21,11 @@ const MAX_TEXT: usize = 1 << 20;
 
 mod kind {
     pub(super) const RELOAD: u16 = 64;
+    pub(super) const STATUS: u16 = 65;
     pub(super) const WATCH: u16 = 66;
     pub(super) const IN_FORCE: u16 = 80;
     pub(super) const REFUSED: u16 = 81;
+    pub(super) const IS: u16 = 82;
     pub(super) const NAMES: u16 = 83;
 }
 
@@ -35,14 +38,14 @@ pub enum Mode {
 }
 
 impl Mode {
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Enforce => 0,
             Self::Audit => 1,
         }
     }
 
-    fn of(number: u8) -> Result<Self, DecodeError> {
+    pub(crate) fn of(number: u8) -> Result<Self, DecodeError> {
         match number {
             0 => Ok(Self::Enforce),
             1 => Ok(Self::Audit),
@@ -71,8 +74,12 @@ pub type Shown = Vec<(u32, String)>;
 pub enum Ask {
     /// Put these rules in force, or say why not.
     Reload(RuleSet),
+    Status,
     /// To the watcher of names: these names, as they are known now.
-    Watch { generation: u64, names: Vec<u8> },
+    Watch {
+        generation: u64,
+        names: Vec<u8>,
+    },
 }
 
 /// Which rules are in force.
@@ -94,6 +101,7 @@ pub enum Reply {
     InForce(InForce),
     /// Nothing was changed, for this reason.
     Refused(String),
+    Is(Box<FilterStatus>),
     /// The watcher's: what the names stand for now. `generation` is that of the ask.
     Names {
         generation: u64,
@@ -158,6 +166,11 @@ impl Ask {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Reload(set) => set.encode(out),
+            Self::Status => {
+                let mut w = Writer::control(out);
+                w.kind(kind::STATUS);
+                w.finish();
+            }
             Self::Watch { generation, names } => {
                 let mut w = Writer::control(out);
                 w.kind(kind::WATCH);
@@ -174,6 +187,7 @@ impl Ask {
         let mut r = Reader::control(bytes)?;
         let ask = match r.kind() {
             kind::RELOAD => Self::Reload(RuleSet::decode(&mut r)?),
+            kind::STATUS => Self::Status,
             kind::WATCH => Self::Watch { generation: r.u64()?, names: r.bytes(MAX_FRAME)? },
             _ => return Err(DecodeError::Kind),
         };
@@ -183,7 +197,7 @@ impl Ask {
 }
 
 impl InForce {
-    fn encode(&self, w: &mut Writer<'_>) {
+    pub(crate) fn encode(&self, w: &mut Writer<'_>) {
         w.text(&self.file);
         w.array(&self.digest);
         w.u32(self.count);
@@ -191,7 +205,7 @@ impl InForce {
         w.u8(self.mode.number());
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             file: r.text(MAX_PATH)?,
             digest: r.array()?,
@@ -215,6 +229,10 @@ impl Reply {
                 w.kind(kind::REFUSED);
                 w.bytes(why.as_bytes());
             }
+            Self::Is(status) => {
+                w.kind(kind::IS);
+                status.encode(&mut w);
+            }
             Self::Names { generation, names, shown } => {
                 w.kind(kind::NAMES);
                 w.u64(*generation);
@@ -234,6 +252,7 @@ impl Reply {
             kind::REFUSED => {
                 Self::Refused(String::from_utf8(r.bytes(MAX_TEXT)?).map_err(|_| DecodeError::Value)?)
             }
+            kind::IS => Self::Is(Box::new(FilterStatus::decode(&mut r)?)),
             kind::NAMES => {
                 Self::Names { generation: r.u64()?, names: r.bytes(MAX_FRAME)?, shown: read_shown(&mut r)? }
             }
@@ -247,6 +266,8 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Verdicts;
+    use crate::subject::{Identity, Lack};
     use proptest::prelude::*;
 
     fn set() -> RuleSet {
@@ -260,13 +281,29 @@ mod tests {
     }
 
     fn asks() -> Vec<Ask> {
-        vec![Ask::Reload(set()), Ask::Watch { generation: 7, names: vec![9] }]
+        vec![Ask::Reload(set()), Ask::Status, Ask::Watch { generation: 7, names: vec![9] }]
     }
 
     fn replies() -> Vec<Reply> {
         let in_force =
             InForce { file: "f".into(), digest: [7; 32], count: 3, since: u64::MAX, mode: Mode::Enforce };
+        let status = FilterStatus {
+            version: "0.1.0".into(),
+            pid: 7,
+            started: 1,
+            in_force: in_force.clone(),
+            fault: "line 1".into(),
+            unresolved: vec!["line 2".into()],
+            unresolved_count: 2,
+            names_watched: true,
+            identity: Some(Identity::partial(Lack::NoTypes)),
+            connections: 3,
+            verdicts: Verdicts { allow: 1, deny: 2, would_deny: 3, refuse: 4, limit: 5, error: 6 },
+            lines_lost: 8,
+        };
         vec![
+            Reply::Is(Box::new(FilterStatus { identity: None, ..status.clone() })),
+            Reply::Is(Box::new(status)),
             Reply::InForce(in_force),
             Reply::Refused("line 1\nline 2".into()),
             Reply::Names { generation: 1, names: vec![], shown: vec![(5, "sync".into())] },

@@ -5,12 +5,15 @@
 pub mod channel;
 pub mod control;
 mod message;
+pub mod status;
 mod subject;
 mod time;
 mod wire;
 
 pub use message::{DialFailure, FromFilterd, FromInterceptor, Hello};
-pub use subject::{Groups, Identity, Lack, MAX_EXE, MAX_GROUPS, Needs, Process, Subject, Unit};
+pub use subject::{
+    Groups, Identity, Lack, MAX_EXE, MAX_GROUPS, Needs, Process, Subject, Unattributed, Unit, Who,
+};
 pub use time::Utc;
 pub use wire::{DecodeError, MAX_MESSAGE, PROTOCOL_MAJOR, PROTOCOL_MINOR};
 

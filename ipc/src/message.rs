@@ -1,7 +1,8 @@
 //! The messages. One enum a direction, so that neither process can even name what only the other may say.
 //! Decides nothing: a well-formed message may still be refused by whoever gets it.
 
-use crate::subject::{Identity, Needs, Subject};
+use crate::control::Mode;
+use crate::subject::{Identity, Needs, Subject, Unattributed, Who};
 use crate::wire::{DecodeError, Reader, Writer, kind};
 use std::net::SocketAddr;
 
@@ -59,7 +60,8 @@ pub enum FromInterceptor {
     /// A captured connection; its bytes travel over the one descriptor that comes with this message.
     Connection {
         id: u64,
-        subject: Subject,
+        /// Nobody only where the newest [`FromFilterd::Mode`] was audit.
+        subject: Who,
         client: SocketAddr,
         /// The address and port that the client connected to.
         service: SocketAddr,
@@ -84,6 +86,9 @@ pub enum FromFilterd {
     Hello(Hello),
     /// Comes after its Hello, and again whenever its rules change. Before the first, all that can be told is.
     Needs(Needs),
+    /// Comes with its needs. In audit mode the connections of clients whom nobody can tell are wanted too; before the
+    /// first such word, and with no filterd attached, they are refused. Since minor 1.
+    Mode(Mode),
     /// Asks for a connection to a configured upstream; `dial` is filterd's own number for the ask.
     Dial {
         dial: u64,
@@ -127,10 +132,10 @@ impl FromInterceptor {
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
-            Self::Drain => 1,
+            Self::Drain | Self::Connection { subject: Err(_), .. } => 1,
             Self::Hello(_)
             | Self::Identity(_)
-            | Self::Connection { .. }
+            | Self::Connection { subject: Ok(_), .. }
             | Self::Dialled { .. }
             | Self::DialFailed { .. } => 0,
         }
@@ -146,9 +151,19 @@ impl FromInterceptor {
                 identity.encode(&mut w);
             }
             Self::Connection { id, subject, client, service, upstream } => {
-                w.kind(kind::CONNECTION);
-                w.u64(*id);
-                subject.encode(&mut w);
+                // a 1.0 knows the first kind only, and never has the second, which it cannot ask for
+                match subject {
+                    Ok(subject) => {
+                        w.kind(kind::CONNECTION);
+                        w.u64(*id);
+                        subject.encode(&mut w);
+                    }
+                    Err(why) => {
+                        w.kind(kind::UNATTRIBUTED);
+                        w.u64(*id);
+                        why.encode(&mut w);
+                    }
+                }
                 w.address(*client);
                 w.address(*service);
                 w.u16(*upstream);
@@ -182,7 +197,14 @@ impl FromInterceptor {
             kind::IDENTITY => Self::Identity(Identity::decode(&mut r)?),
             kind::CONNECTION => Self::Connection {
                 id: r.u64()?,
-                subject: Subject::decode(&mut r)?,
+                subject: Ok(Subject::decode(&mut r)?),
+                client: r.address()?,
+                service: r.address()?,
+                upstream: r.u16()?,
+            },
+            kind::UNATTRIBUTED => Self::Connection {
+                id: r.u64()?,
+                subject: Err(Unattributed::decode(&mut r)?),
                 client: r.address()?,
                 service: r.address()?,
                 upstream: r.u16()?,
@@ -212,7 +234,7 @@ impl FromFilterd {
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
-            Self::Answered { .. } | Self::Reset { .. } | Self::Leaving => 1,
+            Self::Mode(_) | Self::Answered { .. } | Self::Reset { .. } | Self::Leaving => 1,
             Self::Hello(_) | Self::Needs(_) | Self::Dial { .. } | Self::Close { .. } => 0,
         }
     }
@@ -225,6 +247,10 @@ impl FromFilterd {
             Self::Needs(needs) => {
                 w.kind(kind::NEEDS);
                 needs.encode(&mut w);
+            }
+            Self::Mode(mode) => {
+                w.kind(kind::MODE);
+                w.u8(mode.number());
             }
             Self::Dial { dial, upstream } => {
                 w.kind(kind::DIAL);
@@ -258,6 +284,7 @@ impl FromFilterd {
         let message = match r.kind() {
             kind::HELLO => Self::Hello(r.hello()?),
             kind::NEEDS => Self::Needs(Needs::decode(&mut r)?),
+            kind::MODE => Self::Mode(Mode::of(r.u8()?)?),
             kind::DIAL => Self::Dial { dial: r.u64()?, upstream: r.u16()? },
             kind::CLOSE => Self::Close { connection: r.u64()? },
             kind::ANSWERED => {
@@ -305,15 +332,22 @@ mod tests {
                 unit: Err(Lack::NoCgroups),
                 connecting: Ok(()),
             }),
-            FromInterceptor::Connection { id: 7, subject: subject.clone(), client, service, upstream: 0 },
-            FromInterceptor::Connection { id: 8, subject: known, client, service, upstream: 0 },
-            FromInterceptor::Connection { id: 9, subject: cut, client, service, upstream: 0 },
+            FromInterceptor::Connection { id: 7, subject: Ok(subject.clone()), client, service, upstream: 0 },
+            FromInterceptor::Connection { id: 8, subject: Ok(known), client, service, upstream: 0 },
+            FromInterceptor::Connection { id: 9, subject: Ok(cut), client, service, upstream: 0 },
             FromInterceptor::Connection {
                 id: u64::MAX,
-                subject,
+                subject: Ok(subject),
                 client: client6,
                 service: service6,
                 upstream: 1,
+            },
+            FromInterceptor::Connection {
+                id: 10,
+                subject: Err(Unattributed::new("no local socket")),
+                client,
+                service,
+                upstream: 0,
             },
             FromInterceptor::Dialled { dial: 3 },
             FromInterceptor::Drain,
@@ -335,6 +369,8 @@ mod tests {
             FromFilterd::Hello(Hello::OURS),
             FromFilterd::Needs(Needs { groups: true, unit: false }),
             FromFilterd::Needs(Needs { groups: false, unit: true }),
+            FromFilterd::Mode(Mode::Enforce),
+            FromFilterd::Mode(Mode::Audit),
             FromFilterd::Dial { dial: 1, upstream: 2 },
             FromFilterd::Close { connection: 3 },
             FromFilterd::Answered { connection: 4, bytes: 5, end: 6, closes: true },
@@ -386,12 +422,12 @@ mod tests {
         assert_eq!(bytes, [10, 0, 0, 0, 1, 0, 1, 0, 0, 0]);
         FromInterceptor::Connection {
             id: 1,
-            subject: Subject {
+            subject: Ok(Subject {
                 uid: 2,
                 groups: Groups::All(vec![6]),
                 unit: Unit::Named("u".into()),
                 process: Some(Process { pid: 7, exe: Some("/x".into()) }),
-            },
+            }),
             client: "1.2.3.4:5".parse().unwrap(),
             service: "6.7.8.9:80".parse().unwrap(),
             upstream: 3,
@@ -421,9 +457,30 @@ mod tests {
         FromInterceptor::Drain.encode(&mut bytes);
         assert_eq!(bytes, [8, 0, 0, 0, 1, 0, 6, 0]);
         let added = samples_from_filterd().into_iter().filter(|message| message.since() == 1).count();
-        assert_eq!(added, 4);
+        assert_eq!(added, 6);
         let added = samples_from_interceptor().into_iter().filter(|message| message.since() == 1);
-        assert_eq!(added.collect::<Vec<_>>(), [FromInterceptor::Drain]);
+        let kinds = added.map(|message| {
+            let of_nobody = matches!(message, FromInterceptor::Connection { subject: Err(_), .. });
+            of_nobody || message == FromInterceptor::Drain
+        });
+        assert_eq!(kinds.collect::<Vec<_>>(), [true, true]);
+        FromFilterd::Mode(Mode::Audit).encode(&mut bytes);
+        assert_eq!(bytes, [9, 0, 0, 0, 1, 0, 22, 0, 1]);
+        FromInterceptor::Connection {
+            id: 1,
+            subject: Err(Unattributed::new("w")),
+            client: "1.2.3.4:5".parse().unwrap(),
+            service: "6.7.8.9:80".parse().unwrap(),
+            upstream: 3,
+        }
+        .encode(&mut bytes);
+        assert_eq!(
+            bytes,
+            [
+                35, 0, 0, 0, 1, 0, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'w', 4, 1, 2, 3, 4, 5, 0, 4, 6, 7, 8,
+                9, 80, 0, 3, 0
+            ]
+        );
     }
 
     #[test]
@@ -442,7 +499,7 @@ mod tests {
             let subject = subject(groups, exe);
             let message = FromInterceptor::Connection {
                 id: 1,
-                subject,
+                subject: Ok(subject),
                 client: address,
                 service: address,
                 upstream: 0,

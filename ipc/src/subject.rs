@@ -6,6 +6,8 @@ use std::fmt;
 
 /// Groups of one client, the primary one and 1,024 others. Directories give a user a few hundred.
 pub const MAX_GROUPS: usize = 1025;
+/// Bytes of the reason why nobody can tell who a client is.
+const MAX_WHY: usize = 512;
 /// A file's name: a unit's name is that of a cgroup.
 const MAX_UNIT: usize = 255;
 /// Bytes of the path of a client's program; for the log only.
@@ -19,6 +21,37 @@ pub struct Subject {
     pub unit: Unit,
     /// For the log; decides nothing.
     pub process: Option<Process>,
+}
+
+/// Why nobody can tell who a client is, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unattributed(String);
+
+/// Who the client is, or that nobody can tell: such a client is handed over only where that was asked for.
+pub type Who = Result<Subject, Unattributed>;
+
+impl Unattributed {
+    /// Longer texts are cut.
+    #[must_use]
+    pub fn new(why: &str) -> Self {
+        Self(why.chars().take(MAX_WHY / char::MAX.len_utf8()).collect())
+    }
+}
+
+impl Unattributed {
+    pub(crate) fn encode(&self, w: &mut Writer<'_>) {
+        w.text(&self.0);
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        r.text(MAX_WHY).map(Self)
+    }
+}
+
+impl fmt::Display for Unattributed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// The groups that a client is in, the primary one first.

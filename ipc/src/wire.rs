@@ -25,12 +25,14 @@ pub(crate) mod kind {
     pub(crate) const DIAL_FAILED: u16 = 4;
     pub(crate) const IDENTITY: u16 = 5;
     pub(crate) const DRAIN: u16 = 6;
+    pub(crate) const UNATTRIBUTED: u16 = 7;
     pub(crate) const DIAL: u16 = 16;
     pub(crate) const CLOSE: u16 = 17;
     pub(crate) const NEEDS: u16 = 18;
     pub(crate) const ANSWERED: u16 = 19;
     pub(crate) const RESET: u16 = 20;
     pub(crate) const LEAVING: u16 = 21;
+    pub(crate) const MODE: u16 = 22;
 }
 
 /// Why bytes are no message. Fatal for the peer that sent them.

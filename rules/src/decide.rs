@@ -14,11 +14,12 @@ pub enum Verdict {
     Deny(Denial),
 }
 
-/// Proof that the rules allow this request. Nothing but [`decide`] makes one.
+/// Proof that the rules allow this request, or that it is only looked at. Nothing but this file makes one.
 #[derive(Debug)]
 pub struct Permit {
     request: Request,
-    rule: RuleRef,
+    rule: Option<RuleRef>,
+    would_deny: Option<Why>,
 }
 
 impl Permit {
@@ -30,16 +31,21 @@ impl Permit {
     /// The deciding rule.
     #[must_use]
     pub fn rule(&self) -> Option<RuleRef> {
-        Some(self.rule.clone())
+        self.rule.clone()
+    }
+
+    /// Why it would be denied were the mode not [`Mode::Audit`].
+    #[must_use]
+    pub fn would_deny(&self) -> Option<&Why> {
+        self.would_deny.as_ref()
     }
 }
 
-/// Why a request is not allowed.
+/// A request that is not allowed.
 #[derive(Debug)]
 pub struct Denial {
     request: Request,
-    rule: Option<RuleRef>,
-    in_doubt: bool,
+    why: Why,
 }
 
 impl Denial {
@@ -48,40 +54,93 @@ impl Denial {
         &self.request
     }
 
+    #[must_use]
+    pub fn why(&self) -> &Why {
+        &self.why
+    }
+
     /// The deciding rule; `None` when no rule matched.
     #[must_use]
     pub fn rule(&self) -> Option<RuleRef> {
-        self.rule.clone()
+        self.why.rule().cloned()
     }
 
     /// It is not known whether the rule is for this client: its groups or its unit were not wholly told.
     #[must_use]
     pub fn in_doubt(&self) -> bool {
-        self.in_doubt
+        matches!(self.why, Why::InDoubt(_))
     }
 }
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.rule {
-            Some(rule) if self.in_doubt => write!(f, "{rule} (not known whether the client is in it)"),
-            Some(rule) => write!(f, "{rule}"),
-            None => f.write_str("no rule allows it"),
+        self.why.fmt(f)
+    }
+}
+
+/// Why a request is not allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    Rule(RuleRef),
+    /// A Deny that may be for this client, or may not: its groups or its unit were not wholly told.
+    InDoubt(RuleRef),
+    NoRule,
+    /// Nobody can tell who asks.
+    Unattributed,
+}
+
+impl Why {
+    #[must_use]
+    pub fn rule(&self) -> Option<&RuleRef> {
+        match self {
+            Self::Rule(rule) | Self::InDoubt(rule) => Some(rule),
+            Self::NoRule | Self::Unattributed => None,
         }
     }
 }
 
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(rule) => write!(f, "{rule}"),
+            Self::InDoubt(rule) => write!(f, "{rule} (not known whether the client is in it)"),
+            Self::NoRule => f.write_str("no rule allows it"),
+            Self::Unattributed => f.write_str("not known who asks"),
+        }
+    }
+}
+
+/// What becomes of a request that is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Enforce,
+    /// It is permitted, and the permit says why it would be denied.
+    Audit,
+}
+
 /// The last match wins; no match denies. Nor is allowed what a Deny may be meant for, when it is not known.
 pub fn decide(rules: &Rules, subject: &Subject, request: Request) -> Verdict {
-    let (rule, in_doubt) = match rules.deciding(subject, &request) {
-        None => (None, false),
+    let why = match rules.deciding(subject, &request) {
+        None => Why::NoRule,
         Some(Deciding { rule, doubt }) => match (rule.verb, doubt) {
             (Verb::Allow, None) => {
-                return Verdict::Allow(Permit { rule: rule.rule.clone(), request });
+                return Verdict::Allow(Permit { rule: Some(rule.rule.clone()), request, would_deny: None });
             }
-            (Verb::Allow, Some(doubt)) => (Some(doubt.rule.clone()), true),
-            (Verb::Deny, _) => (Some(rule.rule.clone()), false),
+            (Verb::Allow, Some(doubt)) => Why::InDoubt(doubt.rule.clone()),
+            (Verb::Deny, _) => Why::Rule(rule.rule.clone()),
         },
     };
-    Verdict::Deny(Denial { request, rule, in_doubt })
+    not_allowed(rules, request, why)
+}
+
+/// Of a client whom nobody can tell. Rules are about clients, so none allows it.
+pub fn decide_unattributed(rules: &Rules, request: Request) -> Verdict {
+    not_allowed(rules, request, Why::Unattributed)
+}
+
+fn not_allowed(rules: &Rules, request: Request, why: Why) -> Verdict {
+    match rules.mode() {
+        Mode::Enforce => Verdict::Deny(Denial { request, why }),
+        Mode::Audit => Verdict::Allow(Permit { request, rule: why.rule().cloned(), would_deny: Some(why) }),
+    }
 }

@@ -25,7 +25,7 @@ mod target;
 mod tree;
 mod warnings;
 
-pub use decide::{Denial, Permit, Verdict, decide};
+pub use decide::{Denial, Mode, Permit, Verdict, Why, decide, decide_unattributed};
 pub use diagnostic::{Diagnostic, Severity};
 pub use explain::{Explanation, explain};
 pub use head::{Head, Method, Profile, Version};

@@ -1,5 +1,6 @@
 //! Rules ready to decide: names resolved, patterns in a tree. Finds the deciding rule; makes no verdict.
 
+use crate::decide::Mode;
 use crate::key::{Key, Keys, Part};
 use crate::language::{Parsed, Rule, Verb};
 use crate::names::{Name, Names};
@@ -61,6 +62,7 @@ pub struct Rules {
     /// The first rules that name a group, and a unit.
     first_with_group: Option<RuleRef>,
     first_with_unit: Option<RuleRef>,
+    mode: Mode,
 }
 
 /// The rule that decides, if nothing unknown stands against it.
@@ -82,6 +84,7 @@ impl Rules {
             unresolved: Vec::new(),
             first_with_group: first(parsed, |rule| rule.group.is_some()),
             first_with_unit: first(parsed, |rule| rule.unit.is_some()),
+            mode: Mode::Enforce,
         };
         for rule in &parsed.rules {
             rules.add(rule, names);
@@ -114,6 +117,16 @@ impl Rules {
             }
         }
         self.compiled.push(Compiled { verb: rule.verb, rule: reference, key, pattern: rule.pattern.clone() });
+    }
+
+    #[must_use]
+    pub fn with_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// The number of rules, those that match nobody among them.

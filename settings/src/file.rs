@@ -116,6 +116,17 @@ pub struct Filter {
     pub rules: PathBuf,
     pub groups: GroupSource,
     pub sandbox: Sandbox,
+    pub mode: Mode,
+}
+
+/// What becomes of a request that is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It is refused.
+    Enforce,
+    /// It is let through and logged, so that rules can be watched before they are enforced.
+    Audit,
 }
 
 /// What becomes of a start on a kernel that cannot filter system calls.
@@ -225,6 +236,7 @@ impl Default for Filter {
             rules: "/etc/imds.conf".into(),
             groups: GroupSource::Kernel,
             sandbox: Sandbox::Required,
+            mode: Mode::Enforce,
         }
     }
 }
@@ -398,6 +410,7 @@ mod tests {
             ("[capture]\nmarc = 5\n", &["t.toml", "line 2", "marc", "expected"][..]),
             ("[capture]\nguard = \"none\"\n", &["line 2", "none", "xfrm", "nftables"]),
             ("[filter]\nsandbox = \"off\"\n", &["line 2", "off", "required", "besteffort"]),
+            ("[filter]\nmode = \"disabled\"\n", &["line 2", "disabled", "enforce", "audit"]),
             ("[capture]\nmark = -1\n", &["line 2"]),
             ("[capture]\ncgroup = \"\"\n", &["line 2", "auto", "absolute path"]),
             ("[capture]\nmark = 0\n", &["mark = 0", "expected"]),

@@ -9,8 +9,8 @@ mod trusted;
 
 pub use accounts::{AccountError, Accounts, Group, User};
 pub use file::{
-    Capture, Cgroup, DEFAULT_PATH, Filter, Forwarded, GroupSource, Guard, Limits, Sandbox, Service, Settings,
-    SettingsError,
+    Capture, Cgroup, DEFAULT_PATH, Filter, Forwarded, GroupSource, Guard, Limits, Mode, Sandbox, Service,
+    Settings, SettingsError,
 };
 pub use kept::Kept;
 pub use trusted::{ReadError, read_trusted};

@@ -7,9 +7,10 @@ mod output;
 pub use output::Output;
 
 use crate::filter::Client;
+use imds_ipc::status::Verdicts;
 use imds_rules::Request;
 use json::Line;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
@@ -22,6 +23,8 @@ const MAX_TARGET: usize = 512;
 pub enum Word {
     Allow,
     Deny,
+    /// In audit mode: let through all the same.
+    WouldDeny,
     /// The request was malformed, or of no use to the service.
     Refuse,
     /// Over a limit.
@@ -35,6 +38,7 @@ impl Word {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::WouldDeny => "would-deny",
             Self::Refuse => "refuse",
             Self::Limit => "limit",
             Self::Error => "error",
@@ -47,13 +51,15 @@ impl Word {
 pub struct Audit {
     output: RefCell<Output>,
     names: RefCell<HashMap<u32, String>>,
+    verdicts: Cell<Verdicts>,
 }
 
 impl Audit {
     /// `names`: uid and name; name services are out of reach.
     #[must_use]
     pub fn new(output: Output, names: &[(u32, String)]) -> Self {
-        let audit = Self { output: RefCell::new(output), names: RefCell::default() };
+        let audit =
+            Self { output: RefCell::new(output), names: RefCell::default(), verdicts: Cell::default() };
         audit.show(names);
         audit
     }
@@ -61,6 +67,30 @@ impl Audit {
     /// From now on these names are shown.
     pub fn show(&self, names: &[(u32, String)]) {
         *self.names.borrow_mut() = names.iter().cloned().collect();
+    }
+
+    /// Since the start.
+    pub fn verdicts(&self) -> Verdicts {
+        self.verdicts.get()
+    }
+
+    fn count(&self, word: Word) {
+        let mut verdicts = self.verdicts.get();
+        let count = match word {
+            Word::Allow => &mut verdicts.allow,
+            Word::Deny => &mut verdicts.deny,
+            Word::WouldDeny => &mut verdicts.would_deny,
+            Word::Refuse => &mut verdicts.refuse,
+            Word::Limit => &mut verdicts.limit,
+            Word::Error => &mut verdicts.error,
+        };
+        *count = count.saturating_add(1);
+        self.verdicts.set(verdicts);
+    }
+
+    /// Lines not written since the start.
+    pub fn ever_lost(&self) -> u64 {
+        self.output.borrow().ever_lost()
     }
 
     /// Lines not written since the last that was.
@@ -122,6 +152,7 @@ impl Entry {
     }
 
     fn write(&self) {
+        self.audit.count(self.word);
         let mut output = self.audit.output.borrow_mut();
         let lost = output.lost();
         output.line(|bytes| {
@@ -131,9 +162,10 @@ impl Entry {
             line.plain("verdict", &self.word.as_str());
             line.number_or_null("rule", self.rule.map(u64::from));
             line.text("why", &self.why);
-            line.number("uid", self.client.subject.uid.into());
+            let uid = self.client.uid();
+            line.number_or_null("uid", uid.map(u64::from));
             let names = self.audit.names.borrow();
-            line.text_or_null("user", names.get(&self.client.subject.uid).map(String::as_str));
+            line.text_or_null("user", uid.and_then(|uid| names.get(&uid)).map(String::as_str));
             line.text_or_null("unit", self.client.unit());
             let process = self.client.process.as_ref();
             line.number_or_null("pid", process.map(|process| process.pid.into()));
@@ -169,14 +201,13 @@ mod tests {
     use super::*;
     use crate::filter::{Ending, Service};
     use imds_rules::{Profile, Subject};
-    use std::cell::Cell;
     use std::io::{BufRead, BufReader};
 
     fn client() -> Rc<Client> {
         let address = "169.254.169.254:80".parse().unwrap();
         Rc::new(Client {
             id: 1,
-            subject: Subject::of_uid(1000),
+            subject: Ok(Subject::of_uid(1000)),
             process: None,
             address,
             service: Rc::new(Service {

@@ -23,6 +23,7 @@ pub struct Output {
     /// The line being written; between lines, what of the last one a socket did not take.
     line: Vec<u8>,
     lost: u64,
+    ever_lost: u64,
 }
 
 impl Output {
@@ -34,7 +35,7 @@ impl Output {
             FileType::RegularFile => Kind::File,
             _ => Kind::Polled,
         };
-        Ok(Self { file, kind, line: Vec::with_capacity(1024), lost: 0 })
+        Ok(Self { file, kind, line: Vec::with_capacity(1024), lost: 0, ever_lost: 0 })
     }
 
     /// Standard output.
@@ -49,13 +50,22 @@ impl Output {
         self.lost
     }
 
+    pub(super) fn ever_lost(&self) -> u64 {
+        self.ever_lost
+    }
+
+    fn lose(&mut self) {
+        self.lost = self.lost.saturating_add(1);
+        self.ever_lost = self.ever_lost.saturating_add(1);
+    }
+
     /// Writes the line that `compose` appends; a line that there is no room for is counted instead.
     pub(super) fn line(&mut self, compose: impl FnOnce(&mut Vec<u8>)) {
         if !self.line.is_empty() {
             self.write(); // the rest of a line comes before the next
         }
         if !self.line.is_empty() {
-            self.lost = self.lost.saturating_add(1);
+            self.lose();
             return;
         }
         compose(&mut self.line);
@@ -63,7 +73,7 @@ impl Output {
         self.write();
         if self.line.len() == whole {
             self.line.clear();
-            self.lost = self.lost.saturating_add(1);
+            self.lose();
         } else {
             self.lost = 0; // the line that went out told it
         }

@@ -64,6 +64,7 @@ fn reply(filter: &Rc<Filter>, ask: Ask) -> Reply {
                 Reply::Refused(why)
             }
         },
+        Ask::Status => Reply::Is(Box::new(filter.status())),
         Ask::Watch { .. } => Reply::Refused("imds-filterd is not asked this".into()),
     }
 }

@@ -39,6 +39,7 @@ pub fn start(user: &str) -> io::Result<UnixStream> {
 /// Asks the watcher for the names of the rules in force, again whenever these change, and takes what it tells. Ends
 /// with the watcher.
 pub async fn follow(filter: Rc<Filter>, watcher: UnixStream) {
+    filter.names_watched.set(true);
     let ended = match tokio::net::UnixStream::from_std(watcher) {
         Ok(mut stream) => {
             let (mut from, mut to) = stream.split();
@@ -50,6 +51,7 @@ pub async fn follow(filter: Rc<Filter>, watcher: UnixStream) {
         }
         Err(error) => Err(error),
     };
+    filter.names_watched.set(false);
     let why = ended.err().map_or("it ended".into(), |error| error.to_string());
     tracing::warn!("users and groups are resolved at a reload only: the watcher of names is gone: {why}");
 }
@@ -66,7 +68,9 @@ async fn take(filter: &Filter, from: &mut tokio::net::unix::ReadHalf<'_>) -> io:
     while let Some(frame) = read_frame(from).await? {
         match Reply::decode(&frame).map_err(io::Error::other)? {
             Reply::Names { generation, names, shown } => filter.rename(generation, names, shown),
-            Reply::InForce(_) | Reply::Refused(_) => return Err(io::Error::other("it said something else")),
+            Reply::InForce(_) | Reply::Refused(_) | Reply::Is(_) => {
+                return Err(io::Error::other("it said something else"));
+            }
         }
     }
     Ok(())

@@ -92,7 +92,7 @@ fn read_ask(mut filterd: &UnixStream) -> io::Result<Option<Told>> {
             let names = Names::decode(&names).ok_or_else(|| io::Error::other("filterd sent no table"))?;
             Ok(Some(Told { generation, names, shown: None }))
         }
-        Ask::Reload(_) => Err(io::Error::other("filterd asked something else")),
+        Ask::Reload(_) | Ask::Status => Err(io::Error::other("filterd asked something else")),
     }
 }
 

@@ -200,6 +200,7 @@ impl Filterd {
         filterd.say(&FromInterceptor::Hello(words.hello), None);
         filterd.say(&FromInterceptor::Identity(words.identity), None);
         assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
+        assert!(matches!(filterd.hear(), FromFilterd::Mode(_)));
         filterd
     }
 
@@ -259,7 +260,7 @@ impl Filterd {
         self.next += 1;
         FromInterceptor::Connection {
             id,
-            subject: Subject::of_uid(uid),
+            subject: Ok(Subject::of_uid(uid)),
             client: "10.0.0.5:40001".parse().unwrap(),
             service: "169.254.169.254:80".parse().unwrap(),
             upstream: 0,

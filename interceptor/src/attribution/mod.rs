@@ -14,7 +14,8 @@ pub use witness::Witness;
 
 use crate::netstack::FourTuple;
 use crate::sys::SocketOwners;
-use imds_ipc::{Identity, Lack, Needs, Subject};
+use imds_ipc::control::Mode;
+use imds_ipc::{Identity, Lack, Needs, Subject, Unattributed, Who};
 use std::fmt;
 
 /// Why the client of a SYN is not known. The connection is refused.
@@ -46,6 +47,8 @@ pub enum Unattributable {
         maker: u32,
         by: u32,
     },
+    /// It was nobody's when it began, and such are no longer wanted.
+    NotWanted,
     Os(rustix::io::Errno),
 }
 
@@ -68,6 +71,7 @@ impl fmt::Display for Unattributable {
             Self::ConnectedByAnother { maker, by } => {
                 write!(f, "uid {maker} made its socket and uid {by} connects it")
             }
+            Self::NotWanted => f.write_str("it could not be told when it began"),
             Self::Os(errno) => write!(f, "asking the kernel: {errno}"),
         }
     }
@@ -76,7 +80,9 @@ impl fmt::Display for Unattributable {
 /// Who it is, and the socket that he connects with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributed {
-    pub subject: Subject,
+    /// Nobody only in audit mode.
+    pub subject: Who,
+    /// Of no meaning if it is nobody.
     pub cookie: u64,
 }
 
@@ -85,12 +91,14 @@ pub struct Attribution {
     owners: SocketOwners,
     subordinate: SubordinateUids,
     witness: Result<Witness, Lack>,
+    /// What becomes of those whom nobody can tell. Enforce unless the filterd that has the connections says otherwise.
+    mode: Mode,
 }
 
 impl Attribution {
     #[must_use]
     pub fn new(owners: SocketOwners, subordinate: SubordinateUids, witness: Result<Witness, Lack>) -> Self {
-        Self { owners, subordinate, witness }
+        Self { owners, subordinate, witness, mode: Mode::Enforce }
     }
 
     /// What can be told of clients.
@@ -109,11 +117,23 @@ impl Attribution {
         }
     }
 
+    /// In audit mode nobody is refused for not being told.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+    }
+
     /// Ask when the SYN arrives: then, and only then, its socket is in the state that tells it from others.
     ///
     /// # Errors
-    /// Whenever it is not certain who it is.
+    /// Whenever it is not certain who it is, but in audit mode.
     pub fn attribute(&mut self, four_tuple: &FourTuple) -> Result<Attributed, Unattributable> {
+        match (self.certainly(four_tuple), self.mode) {
+            (Err(why), Mode::Audit) => Ok(Attributed { subject: Err(nobody(&why)), cookie: 0 }),
+            (found, Mode::Enforce | Mode::Audit) => found,
+        }
+    }
+
+    fn certainly(&mut self, four_tuple: &FourTuple) -> Result<Attributed, Unattributable> {
         let socket = self.owners.connecting(four_tuple)?;
         let subject = match &mut self.witness {
             Ok(witness) => {
@@ -123,14 +143,36 @@ impl Attribution {
             }
             Err(_) => Subject::of_uid(self.subordinate.owner_of(socket.uid)?),
         };
-        Ok(Attributed { subject, cookie: socket.cookie })
+        Ok(Attributed { subject: Ok(subject), cookie: socket.cookie })
     }
 
-    /// Whether the four-tuple is still that socket's. Ask when the handshake is complete.
+    /// Whether the four-tuple is still that socket's. Ask when the handshake is complete. In audit mode it becomes
+    /// nobody's if not.
     ///
     /// # Errors
     /// When it is another's, or nobody's.
-    pub fn confirm(&mut self, four_tuple: &FourTuple, cookie: u64) -> Result<(), Unattributable> {
-        self.owners.is_still(four_tuple, cookie)
+    pub fn confirm(
+        &mut self,
+        four_tuple: &FourTuple,
+        subject: &mut Who,
+        cookie: u64,
+    ) -> Result<(), Unattributable> {
+        let confirmed = match subject {
+            Ok(_) => self.owners.is_still(four_tuple, cookie),
+            Err(_) => Err(Unattributable::NotWanted),
+        };
+        match (confirmed, self.mode) {
+            (Err(why), Mode::Audit) => {
+                if subject.is_ok() {
+                    *subject = Err(nobody(&why));
+                }
+                Ok(())
+            }
+            (confirmed, Mode::Enforce | Mode::Audit) => confirmed,
+        }
     }
+}
+
+fn nobody(why: &Unattributable) -> Unattributed {
+    Unattributed::new(&why.to_string())
 }

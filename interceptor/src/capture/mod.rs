@@ -17,7 +17,9 @@ pub use event::{CaptureError, Event, Health};
 
 use crate::sys::linux::netlink::{Drained, Notifications};
 use crate::sys::linux::rtnl;
-use imds_settings::{Forwarded, Guard, Settings};
+use imds_ipc::control;
+use imds_ipc::status::ForwardedPackets;
+use imds_settings::{Forwarded, Guard, Mode, Settings};
 use notes::Notes;
 use std::collections::BTreeSet;
 use std::io;
@@ -37,7 +39,11 @@ const MOST_GAP: Duration = Duration::from_millis(35);
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 pub struct Capture {
+    /// As they are in effect: see `watch_forwarded`.
     settings: Settings,
+    configured: Forwarded,
+    /// Our own settings say that forwarded packets may be let alone; filterd's word alone does not open them a way.
+    may_watch: bool,
     services: Vec<IpAddr>,
     kernel: Kernel,
     routes_changed: Notifications,
@@ -67,6 +73,10 @@ impl Capture {
         if (settings.capture.guard, settings.capture.forwarded) == (Guard::Xfrm, Forwarded::Direct) {
             return Err(CaptureError::NoDirect);
         }
+        let configured = settings.capture.forwarded;
+        // the kernel asks xfrm's policies for forwarded packets, too
+        let may_watch = (settings.filter.mode, settings.capture.guard) == (Mode::Audit, Guard::Nftables);
+        let settings = &watching(settings, may_watch, configured);
         let notes = Notes::open(&settings.runtime_dir)?;
         let kernel = Kernel::open()?;
         kernel.has(settings.capture.guard)?;
@@ -81,6 +91,8 @@ impl Capture {
         let now = Instant::now();
         let mut capture = Self {
             settings: settings.clone(),
+            configured,
+            may_watch,
             services: settings.upstreams().map(|service| service.ip()).collect(),
             kernel,
             routes_changed,
@@ -272,6 +284,30 @@ impl Capture {
         Ok(())
     }
 
+    /// In audit mode forwarded packets are let alone and counted, if our own settings say audit, too.
+    pub fn watch_forwarded(&mut self, mode: control::Mode) {
+        let watch = self.may_watch && mode == control::Mode::Audit;
+        if watch == (self.settings.filter.mode == Mode::Audit) {
+            return;
+        }
+        self.settings = watching(&self.settings, watch, self.configured);
+        let put_back = self.health.put_back;
+        // what is said of it is that we changed it; should it fail, the next comparison says so
+        if self.repair(&mut Vec::new()).is_err() {
+            self.next_check = Instant::now();
+        }
+        self.health.put_back = put_back;
+    }
+
+    /// What becomes of forwarded packets.
+    pub fn forwarded(&mut self) -> ForwardedPackets {
+        match (self.settings.capture.forwarded, self.settings.filter.mode) {
+            (Forwarded::Refuse, _) => ForwardedPackets::Refused,
+            (Forwarded::Direct, Mode::Enforce) => ForwardedPackets::Direct,
+            (Forwarded::Direct, Mode::Audit) => ForwardedPackets::Audited(guard::forwarded(&mut self.kernel)),
+        }
+    }
+
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.clone()
@@ -288,6 +324,13 @@ impl Capture {
         let inward = steps.iter().filter(|step| step.leads_in(&self.settings));
         undo(&mut self.kernel, inward.rev())
     }
+}
+
+fn watching(settings: &Settings, watch: bool, configured: Forwarded) -> Settings {
+    let mut settings = settings.clone();
+    (settings.filter.mode, settings.capture.forwarded) =
+        if watch { (Mode::Audit, Forwarded::Direct) } else { (Mode::Enforce, configured) };
+    settings
 }
 
 fn undo<'a>(kernel: &mut Kernel, steps: impl Iterator<Item = &'a recipe::Step>) -> Result<(), CaptureError> {

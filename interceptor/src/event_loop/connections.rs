@@ -30,6 +30,7 @@ impl EventLoop {
         match entry {
             Entry::Taken | Entry::NotOurs(_) | Entry::Stray | Entry::Unknown => {}
             Entry::Refused(four_tuple, why) => {
+                self.counts.refused(why);
                 if let Some(more) = self.throttles.refused.pass(now) {
                     let what = match why {
                         Refused::Unattributable(_) | Refused::Crowded(_) | Refused::NoEndpoint => why,
@@ -129,7 +130,8 @@ impl EventLoop {
     fn confirm(&mut self, key: usize, now: Instant) -> bool {
         let attribution = &mut self.attribution;
         let refused = self.netstack.with(key, |connection| {
-            let confirmed = attribution.confirm(&connection.four_tuple, connection.cookie);
+            let confirmed =
+                attribution.confirm(&connection.four_tuple, &mut connection.subject, connection.cookie);
             confirmed.inspect_err(|_| connection.tcp.reset()).err()
         });
         // a panic is no confirmation

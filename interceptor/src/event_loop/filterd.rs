@@ -7,6 +7,7 @@ use crate::filter::{Caller, Course, PeerError, Place};
 use crate::netstack::Connection;
 use crate::upstream::{Dialled, Dialling};
 use imds_ipc::channel::ChannelError;
+use imds_ipc::control::Mode;
 use imds_ipc::{DialFailure, FromFilterd, FromInterceptor, Needs};
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -69,6 +70,13 @@ impl EventLoop {
                 self.serve_by_newest(key, *needs, now);
                 Ok(())
             }
+            FromFilterd::Mode(mode) => {
+                if let Some(peer) = self.peers.get_mut(key) {
+                    peer.mode = *mode;
+                }
+                self.take_mode(key);
+                Ok(())
+            }
             FromFilterd::Dial { dial, upstream } => self.dial(key, *dial, *upstream, now),
             FromFilterd::Close { connection } => self.announce_close(key, *connection, now),
             FromFilterd::Answered { connection, bytes, end, closes } => self
@@ -96,6 +104,7 @@ impl EventLoop {
             return;
         }
         self.attribution.need(needs);
+        self.take_mode(key);
         for older in self.peers.older() {
             let told = self.peers.get_mut(older).map(|peer| peer.dismiss(now));
             match told {
@@ -106,10 +115,22 @@ impl EventLoop {
         self.release_held(now);
     }
 
+    /// The mode of the filterd that is given connections counts.
+    fn take_mode(&mut self, key: usize) {
+        if self.peers.newest() != Some(key) {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(key) {
+            self.attribution.set_mode(peer.mode);
+            self.capture.watch_forwarded(peer.mode);
+        }
+    }
+
     /// What waits may meet any rules.
     fn need_all_if_alone(&mut self) {
         if self.peers.newest().is_none() {
             self.attribution.need(Needs { groups: true, unit: true });
+            self.attribution.set_mode(Mode::Enforce);
         }
     }
 
@@ -243,6 +264,7 @@ impl EventLoop {
             match self.door.accept() {
                 Ok(None) => self.ready.door = false,
                 Ok(Some(Caller::Filterd(socket))) => self.let_in(socket, now),
+                Ok(Some(Caller::Operator(socket))) => self.tell_status(&socket),
                 Ok(Some(Caller::Stranger(uid))) => {
                     if let Some(more) = self.throttles.strangers.pass(now) {
                         tracing::warn!(

@@ -39,6 +39,11 @@ impl Held {
         self.queue.is_empty() && self.suspects.is_empty()
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len() + self.suspects.len()
+    }
+
     /// When the next suspect goes, if nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let trial = self.trial.as_ref().filter(|_| !self.suspects.is_empty())?;
@@ -189,7 +194,7 @@ impl EventLoop {
                 Left::Closed => *leaving = Some(idle),
                 Left::Begun => connection.tcp.reset(),
                 Left::Resumable if !on_purpose && course.ledger.died() > MOST_DEATHS => {
-                    deadly = Some(connection.subject.uid);
+                    deadly = Some(connection.uid());
                     connection.tcp.reset();
                 }
                 Left::Resumable => {
@@ -215,14 +220,15 @@ impl EventLoop {
     }
 
     /// Two filterds ended when they had this user's request. His others wait until everybody else's are through.
-    fn distrust(&mut self, uid: u32, now: Instant) {
+    fn distrust(&mut self, uid: Option<u32>, now: Instant) {
         if let Some(more) = self.throttles.deadly.pass(now) {
+            let whose = uid.map_or("nobody known".into(), |uid| format!("uid {uid}"));
             tracing::error!(
-                "a connection of uid {uid} was reset: two imds-filterds ended over its request ({more} more such)"
+                "a connection of {whose} was reset: two imds-filterds ended over its request ({more} more such)"
             );
         }
         let netstack = &self.netstack;
-        let is_his = |id: &u64| netstack.of(*id).is_some_and(|connection| connection.subject.uid == uid);
+        let is_his = |id: &u64| netstack.of(*id).is_some_and(|connection| connection.uid() == uid);
         self.held.suspects.make_contiguous().sort_by_key(is_his);
     }
 

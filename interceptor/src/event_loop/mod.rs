@@ -4,6 +4,7 @@
 mod connections;
 mod filterd;
 mod hold;
+mod status;
 mod tokens;
 
 use crate::attribution::Attribution;
@@ -14,10 +15,11 @@ use crate::netstack::{Netstack, Wire};
 use crate::sys::{Signals, Tun};
 use crate::upstream::Dials;
 use hold::Held;
-use imds_settings::Settings;
+use imds_settings::{Guard, Mode, Settings};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
+use status::Counts;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
@@ -58,6 +60,10 @@ pub(crate) struct EventLoop {
     held: Held,
     limits: imds_settings::Limits,
     throttles: Throttles,
+    counts: Counts,
+    /// Of our own settings, for the status.
+    guard: Guard,
+    audit: bool,
     ready: Ready,
 }
 
@@ -110,6 +116,9 @@ impl EventLoop {
             held: Held::default(),
             limits: settings.limits.clone(),
             throttles: Throttles::default(),
+            counts: Counts::default(),
+            guard: settings.capture.guard,
+            audit: settings.filter.mode == Mode::Audit,
             // edges that came before we looked are not told again
             ready: Ready { tun: true, capture: true, door: true, ..Ready::default() },
         })

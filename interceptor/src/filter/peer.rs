@@ -2,6 +2,7 @@
 //! Must not trust a message for being well-formed: what one asks for is judged where it is done.
 
 use imds_ipc::channel::{self, ChannelError};
+use imds_ipc::control::Mode;
 use imds_ipc::{DecodeError, FromFilterd, FromInterceptor, Hello, MAX_MESSAGE};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -81,6 +82,8 @@ pub struct Peer {
     refused_one: bool,
     pub dials: usize,
     pub waits_for_room: bool,
+    /// As it said; enforce if it said nothing.
+    pub mode: Mode,
 }
 
 impl Peer {
@@ -160,6 +163,7 @@ impl Peer {
             (FromFilterd::Needs(_), Stage::Greeted) => self.stage = Stage::Serving,
             (
                 FromFilterd::Needs(_)
+                | FromFilterd::Mode(_)
                 | FromFilterd::Dial { .. }
                 | FromFilterd::Close { .. }
                 | FromFilterd::Answered { .. }
@@ -180,7 +184,8 @@ impl Peer {
         message: &FromInterceptor,
         descriptor: BorrowedFd<'_>,
     ) -> Result<(), ChannelError> {
-        if !self.unread.is_empty() {
+        // nobody's connection is for a filterd that knows of such
+        if !self.unread.is_empty() || message.since() > self.minor {
             return Err(ChannelError::WouldBlock);
         }
         let mut bytes = Vec::new();
@@ -249,6 +254,7 @@ impl Peers {
             refused_one: false,
             dials: 0,
             waits_for_room: false,
+            mode: Mode::Enforce,
         };
         peer.answer(&FromInterceptor::Hello(Hello::OURS), None)?;
         Ok(self.all.insert(peer))
@@ -272,6 +278,12 @@ impl Peers {
             .filter(|(_, peer)| peer.stage == Stage::Serving)
             .max_by_key(|(_, peer)| peer.age)
             .map(|(key, _)| key)
+    }
+
+    /// How many serve or drain.
+    #[must_use]
+    pub fn attached(&self) -> usize {
+        self.all.iter().filter(|(_, peer)| peer.attached()).count()
     }
 
     #[must_use]

@@ -14,18 +14,22 @@ pub enum Crowded {
     /// As many connections as `limits.connections`.
     All,
     /// Twice `limits.connections_per_uid`: filterd answers 503 at the limit itself, and needs connections for that.
-    Uid(u32),
+    Uid(Option<u32>),
     /// More unfinished handshakes than allowed, of this uid or of all. The SYN is dropped as a full kernel backlog does:
     /// in a burst the missing ACKs wait just behind it, and the client asks again.
-    HalfOpen(u32),
+    HalfOpen(Option<u32>),
 }
 
 impl fmt::Display for Crowded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("limits.connections are open"),
-            Self::Uid(uid) => write!(f, "uid {uid} has twice limits.connections_per_uid open"),
-            Self::HalfOpen(uid) => write!(f, "too many half-open connections, the last of uid {uid}"),
+            Self::Uid(Some(uid)) => write!(f, "uid {uid} has twice limits.connections_per_uid open"),
+            Self::Uid(None) => {
+                f.write_str("clients whom nobody can tell have twice limits.connections_per_uid open")
+            }
+            Self::HalfOpen(Some(uid)) => write!(f, "too many half-open connections, the last of uid {uid}"),
+            Self::HalfOpen(None) => f.write_str("too many half-open connections, the last of nobody"),
         }
     }
 }
@@ -39,7 +43,8 @@ struct Count {
 #[derive(Debug)]
 pub(super) struct Admission {
     all: Count,
-    of_uid: FxHashMap<u32, Count>,
+    /// `None`: all whom nobody can tell, together.
+    of_uid: FxHashMap<Option<u32>, Count>,
     max: Count,
     max_of_uid: Count,
 }
@@ -69,7 +74,8 @@ impl Admission {
     }
 
     /// Counts one more half-open connection of `uid`.
-    pub(super) fn admit(&mut self, uid: u32) -> Result<(), Crowded> {
+    pub(super) fn admit(&mut self, uid: impl Into<Option<u32>>) -> Result<(), Crowded> {
+        let uid = uid.into();
         self.any_room()?;
         let count = self.of_uid.get(&uid).map_or(Count { total: 0, half_open: 0 }, |count| *count);
         if count.total >= self.max_of_uid.total {
@@ -84,14 +90,16 @@ impl Admission {
         Ok(())
     }
 
-    pub(super) fn established(&mut self, uid: u32) {
+    pub(super) fn established(&mut self, uid: impl Into<Option<u32>>) {
+        let uid = uid.into();
         self.all.half_open = self.all.half_open.saturating_sub(1);
         if let Some(count) = self.of_uid.get_mut(&uid) {
             count.half_open = count.half_open.saturating_sub(1);
         }
     }
 
-    pub(super) fn gone(&mut self, uid: u32, half_open: bool) {
+    pub(super) fn gone(&mut self, uid: impl Into<Option<u32>>, half_open: bool) {
+        let uid = uid.into();
         if half_open {
             self.established(uid);
         }
@@ -122,7 +130,7 @@ mod tests {
             admission.admit(7).unwrap();
             admission.established(7);
         }
-        assert_eq!(admission.admit(7), Err(Crowded::Uid(7)));
+        assert_eq!(admission.admit(7), Err(Crowded::Uid(Some(7))));
         admission.gone(7, false);
         assert_eq!(admission.admit(7), Ok(()));
     }
@@ -132,11 +140,11 @@ mod tests {
         let mut admission = admission();
         admission.admit(7).unwrap();
         admission.admit(7).unwrap();
-        assert_eq!(admission.admit(7), Err(Crowded::HalfOpen(7)));
+        assert_eq!(admission.admit(7), Err(Crowded::HalfOpen(Some(7))));
         for uid in [1, 2, 3] {
             admission.admit(uid).unwrap();
         }
-        assert_eq!(admission.admit(4), Err(Crowded::HalfOpen(4)));
+        assert_eq!(admission.admit(4), Err(Crowded::HalfOpen(Some(4))));
         admission.gone(1, true);
         assert_eq!(admission.admit(4), Ok(()));
     }

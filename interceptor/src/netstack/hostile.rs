@@ -4,6 +4,7 @@
 use super::client::{Client, V4, V6, read};
 use super::tests::{Bench, ISN};
 use super::*;
+use imds_ipc::Subject;
 use proptest::prelude::*;
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::socket::tcp::{self, State};
@@ -231,7 +232,7 @@ fn echo_through(harm: u64, client: Client, random: u64, bytes: &[u8]) -> (Vec<u8
         bench.now += Duration::from_millis(1);
         while let Some(packet) = there.packets.pop_front() {
             bench.stack.packet(&packet, bench.now, &mut back, &mut |_| {
-                Ok(Attributed { subject: Subject::of_uid(1), cookie: 1 })
+                Ok(Attributed { subject: Ok(Subject::of_uid(1)), cookie: 1 })
             });
         }
         bench.stack.touch_due(bench.now);

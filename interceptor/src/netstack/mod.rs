@@ -21,7 +21,7 @@ pub use packet::{Flags, FourTuple, NotOurs, Segment, parse};
 
 use crate::attribution::{Attributed, Unattributable};
 use admission::{Admission, MAX_CONNECTIONS};
-use imds_ipc::Subject;
+use imds_ipc::Who;
 use imds_settings::Settings;
 use link::{Link, Shape};
 use rustc_hash::FxHashMap;
@@ -40,7 +40,7 @@ pub struct Connection<T> {
     /// Never used twice.
     pub id: u64,
     pub four_tuple: FourTuple,
-    pub subject: Subject,
+    pub subject: Who,
     /// The kernel's number of the client's socket.
     pub cookie: u64,
     pub tcp: Endpoint,
@@ -50,6 +50,14 @@ pub struct Connection<T> {
     counted_half_open: bool,
     armed: Option<Instant>,
     touched: bool,
+}
+
+impl<T> Connection<T> {
+    /// `None`: nobody can tell.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        uid_of(&self.subject)
+    }
 }
 
 /// Why a SYN is refused with a RST.
@@ -166,10 +174,12 @@ impl<T: Default> Netstack<T> {
         attribute: &mut dyn FnMut(&FourTuple) -> Result<Attributed, Unattributable>,
     ) -> Entry {
         match attribute(&segment.four_tuple) {
-            Ok(attributed) => {
+            Ok(attributed) if attributed.subject.is_ok() => {
                 self.remove(key);
                 self.open(segment, now, wire, &mut |_| Ok(attributed.clone()))
             }
+            // let in or not, it is no reason to end a connection
+            Ok(_) => Entry::Refused(segment.four_tuple, Refused::Unattributable(Unattributable::NoSocket)),
             Err(why) => Entry::Refused(segment.four_tuple, Refused::Unattributable(why)),
         }
     }
@@ -204,8 +214,8 @@ impl<T: Default> Netstack<T> {
         self.admission.any_room().map_err(Refused::Crowded)?;
         let Attributed { subject, cookie } =
             attribute(&segment.four_tuple).map_err(Refused::Unattributable)?;
-        self.admission.admit(subject.uid).map_err(Refused::Crowded)?;
-        let uid = subject.uid;
+        let uid = uid_of(&subject);
+        self.admission.admit(uid).map_err(Refused::Crowded)?;
         let time = self.time(now);
         let mut link = Link { shape: self.shape, arrived: None, wire, scratch: &mut self.scratch };
         let endpoint = contain(|| Endpoint::listening(segment.four_tuple.service, time, &mut link));
@@ -253,7 +263,7 @@ impl<T: Default> Netstack<T> {
         }
         if connection.counted_half_open && connection.tcp.phase() == Phase::Open {
             connection.counted_half_open = false;
-            self.admission.established(connection.subject.uid);
+            self.admission.established(connection.uid());
         }
         self.touch(key);
         Entry::Taken
@@ -341,7 +351,7 @@ impl<T: Default> Netstack<T> {
         let Some(connection) = self.connections.try_remove(key) else { return };
         self.keys.remove(&connection.four_tuple);
         self.timers.disarm(key, connection.armed);
-        self.admission.gone(connection.subject.uid, connection.counted_half_open);
+        self.admission.gone(connection.uid(), connection.counted_half_open);
         self.gone.push(connection);
     }
 
@@ -380,6 +390,10 @@ impl<T: Default> Netstack<T> {
         let micros = now.saturating_duration_since(self.epoch).as_micros();
         smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
     }
+}
+
+fn uid_of(who: &Who) -> Option<u32> {
+    who.as_ref().ok().map(|subject| subject.uid)
 }
 
 /// A panic in smoltcp costs one connection. Nothing of it is looked at again but its place.

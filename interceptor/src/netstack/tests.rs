@@ -2,6 +2,7 @@
 
 use super::client::{Client, Got, Tray, V4, V6, read};
 use super::*;
+use imds_ipc::Subject;
 use std::net::IpAddr;
 
 pub(super) const ISN: u32 = 1_000;
@@ -41,7 +42,7 @@ impl Bench {
         let (uid, asked) = (self.uid.clone(), &mut self.asked);
         self.stack.packet(bytes, self.now, &mut self.tray, &mut |_| {
             *asked += 1;
-            uid.clone().map(|uid| Attributed { subject: Subject::of_uid(uid), cookie: 1 })
+            uid.clone().map(|uid| Attributed { subject: Ok(Subject::of_uid(uid)), cookie: 1 })
         })
     }
 
@@ -137,7 +138,7 @@ fn a_client_connects_sends_is_answered_and_leaves_nothing_behind() {
         let key = bench.only();
         bench.packet(&client.segment("PA", open.sequence, open.expected, b"GET / HTTP/1.0\r\n\r\n"));
         let taken = bench.stack.with(key, |connection| {
-            assert_eq!(connection.subject, Subject::of_uid(2001));
+            assert_eq!(connection.subject, Ok(Subject::of_uid(2001)));
             assert_eq!(connection.four_tuple.client, client.client);
             connection.tcp.take(|bytes| (bytes.len(), bytes.to_vec()))
         });
@@ -282,7 +283,7 @@ fn a_syn_with_a_new_number_replaces_a_connection_whose_socket_is_no_more() {
         assert_eq!(entry, Entry::Taken);
         assert_eq!((sent[0].flags.as_str(), sent[0].acknowledgement), ("SA", ISN + 5_001));
         assert_eq!(bench.stack.key_of(first), None);
-        assert_eq!(bench.stack.iter().next().unwrap().1.subject, Subject::of_uid(2002));
+        assert_eq!(bench.stack.iter().next().unwrap().1.subject, Ok(Subject::of_uid(2002)));
         assert_eq!(bench.asked, 2);
     }
 }
@@ -383,7 +384,7 @@ fn over_its_limit_a_uid_is_refused_and_another_is_not() {
         bench.packet(&client.segment("S", ISN, 0, b""));
     }
     let (entry, sent) = bench.packet(&clients()[0].segment("S", ISN, 0, b""));
-    assert!(matches!(entry, Entry::Refused(_, Refused::Crowded(Crowded::Uid(2001)))));
+    assert!(matches!(entry, Entry::Refused(_, Refused::Crowded(Crowded::Uid(Some(2001))))));
     assert_eq!(sent[0].flags, "RA");
     bench.uid = Ok(2002);
     bench.connect(clients()[0]);
@@ -396,7 +397,7 @@ fn too_many_half_open_connections_drop_the_syn_and_finishing_one_makes_room() {
     let syn_ack = bench.packet(&first.segment("S", ISN, 0, b"")).1.remove(0);
     let second = Client::new(V4, 50_001).segment("S", ISN, 0, b"");
     let (entry, sent) = bench.packet(&second);
-    assert!(matches!(entry, Entry::Refused(_, Refused::Crowded(Crowded::HalfOpen(2001)))));
+    assert!(matches!(entry, Entry::Refused(_, Refused::Crowded(Crowded::HalfOpen(Some(2001))))));
     assert_eq!(sent, vec![]);
     bench.packet(&first.segment("A", ISN + 1, syn_ack.sequence.wrapping_add(1), b""));
     assert_eq!(bench.packet(&second).0, Entry::Taken);

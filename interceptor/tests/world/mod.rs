@@ -278,6 +278,7 @@ impl Filterd {
                 let stream = UnixStream::from(fd);
                 stream.set_nonblocking(false).unwrap();
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                let subject = subject.unwrap();
                 Given { id, uid: subject.uid, subject, client, service, upstream, stream }
             }
             other => panic!("no connection: {other:?}"),

@@ -78,6 +78,11 @@ impl Guard {
     }
 }
 
+/// Forwarded packets that were let alone and counted, if the table could be read.
+pub(super) fn forwarded(kernel: &mut Kernel) -> Option<u64> {
+    kernel.tables().ok()?.counted(TABLE, table::FORWARD).ok()
+}
+
 /// Removes both kinds. Opens, unless rules and routes hold.
 pub(super) fn remove(kernel: &mut Kernel) -> io::Result<()> {
     if let Some(tables) = &mut kernel.tables {

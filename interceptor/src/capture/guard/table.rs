@@ -16,13 +16,13 @@
 
 use super::policies::NEIGHBOURS;
 use crate::sys::linux::nftables::{Chain, Hook, Match, Rule, Verdict, Wanted};
-use imds_settings::{Forwarded, Settings};
+use imds_settings::{Forwarded, Mode, Settings};
 use std::net::IpAddr;
 
 /// Of the table, in family inet; by it leftovers are recognised.
 pub(in super::super) const NAME: &str = "imds_filterd";
 const OUTPUT: &str = "output";
-const FORWARD: &str = "forward";
+pub(super) const FORWARD: &str = "forward";
 const JUDGE: &str = "to_service";
 /// After everybody else.
 const LAST: i32 = i32::MAX;
@@ -43,7 +43,13 @@ pub(super) fn wanted(settings: &Settings, tun: Option<(u32, &str)>, ipv6: bool) 
             chains.push(base(FORWARD, Hook::Forward));
             rules.extend(to_services(FORWARD, Verdict::Drop));
         }
-        Forwarded::Direct => {}
+        Forwarded::Direct => match settings.filter.mode {
+            Mode::Enforce => {}
+            Mode::Audit => {
+                chains.push(base(FORWARD, Hook::Forward));
+                rules.extend(to_services(FORWARD, Verdict::Count));
+            }
+        },
     }
     Wanted { chains, rules }
 }

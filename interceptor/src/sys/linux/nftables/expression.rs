@@ -2,7 +2,7 @@
 //!
 //! Each match loads a part of the packet into the first register and compares; the rule ends where one does not hold.
 
-use super::super::netlink::push_attribute;
+use super::super::netlink::{attributes, name, push_attribute};
 use super::super::rtnl::octets;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -33,6 +33,8 @@ const TCP_RESET: u32 = 1;
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_OF_SOURCE: u32 = 1;
 const RTN_LOCAL: u32 = 2;
+const COUNTER: &str = "counter";
+const COUNTER_PACKETS: u16 = 2;
 const DROP: i32 = 0;
 const ACCEPT: i32 = 1;
 const GOTO: i32 = -4;
@@ -62,6 +64,8 @@ pub(crate) enum Verdict {
     Reset,
     /// This chain's rules decide.
     Goto(&'static str),
+    /// The packet goes on.
+    Count,
 }
 
 impl fmt::Display for Match {
@@ -85,6 +89,7 @@ impl fmt::Display for Verdict {
             Self::Drop => f.write_str("drop"),
             Self::Reset => f.write_str("reset"),
             Self::Goto(chain) => write!(f, "judge by {chain}"),
+            Self::Count => f.write_str("count"),
         }
     }
 }
@@ -143,6 +148,7 @@ impl Verdict {
             Self::Accept => (ACCEPT, None),
             Self::Drop => (DROP, None),
             Self::Goto(chain) => (GOTO, Some(chain)),
+            Self::Count => return expression(list, COUNTER, &[]),
             Self::Reset => return expression(list, "reject", &[(1, &TCP_RESET.to_be_bytes()), (2, &[0])]),
         };
         let mut verdict = Vec::new();
@@ -156,6 +162,17 @@ impl Verdict {
         push_attribute(&mut data, DATA_VERDICT | NESTED, &verdict);
         expression(list, "immediate", &[(1, &REGISTER_VERDICT.to_be_bytes()), (2 | NESTED, &data)]);
     }
+}
+
+/// Packets that a rule's counters have seen.
+pub(super) fn counted(list: &[u8]) -> u64 {
+    let part = |bytes, wanted| attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let packets = |element| {
+        let counter = part(element, EXPRESSION_NAME).and_then(name) == Some(COUNTER);
+        let packets = part(part(element, EXPRESSION_DATA)?, COUNTER_PACKETS)?;
+        counter.then(|| packets.first_chunk().map(|packets| u64::from_be_bytes(*packets))).flatten()
+    };
+    attributes(list).filter_map(|(_, element)| packets(element)).fold(0, u64::saturating_add)
 }
 
 fn expression(list: &mut Vec<u8>, name: &str, parts: &[(u16, &[u8])]) {

@@ -249,6 +249,19 @@ impl Tables {
         }
     }
 
+    /// Packets that the counters of a chain have seen.
+    pub(crate) fn counted(&mut self, table: &str, chain: &str) -> io::Result<u64> {
+        let counts = self.0.list(
+            || message(GETRULE, 0, Some(table)),
+            |received| {
+                let in_chain =
+                    belongs(received, table) && of(received, RULE_CHAIN).and_then(name) == Some(chain);
+                in_chain.then(|| of(received, RULE_EXPRESSIONS)).flatten().map(expression::counted)
+            },
+        )?;
+        Ok(counts.into_iter().fold(0, u64::saturating_add))
+    }
+
     /// Makes the table what is wanted, all at one moment.
     ///
     /// Where its chains are right only their rules are exchanged: a packet meets a chain once and sees its rules
