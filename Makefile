@@ -5,6 +5,7 @@
 #   make check      tests that need neither root nor network; installs nothing (for packagers)
 #   make test       every test; as root; installs what it needs
 #   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5
+#   make soak       as root: filterd killed, restarted and reloaded a hundred times each under load; no request may fail
 #   make install    into $(DESTDIR)$(PREFIX); `make uninstall` takes it away again
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -55,6 +56,10 @@ bench: deps
 	nginx=$$(sh tests/bench/nginx.sh "$$(pwd)/target/nginx") && \
 		$(RELEASE)/imds-bench --rounds $(BENCH_ROUNDS) --nginx "$$nginx"
 
+soak: deps
+	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imdsctl -p imds-mock -p imds-tests --bins
+	$(RELEASE)/imds-lab run --timeout 900 --rules tests/soak/imds.conf -- imds-soak run
+
 install:
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)
 	for p in $(DAEMONS); do $(INSTALL) -m 755 $(RELEASE)/$$p $(DESTDIR)$(SBINDIR)/$$p || exit 1; done
@@ -92,4 +97,4 @@ uninstall:
 	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done
 	rm -rf $(DESTDIR)$(DOCDIR)
 
-.PHONY: all build deps demo check test bench install uninstall
+.PHONY: all build deps demo check test bench soak install uninstall
