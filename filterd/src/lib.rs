@@ -17,6 +17,7 @@ mod serve;
 pub mod start;
 pub mod strict;
 pub mod subject;
+pub mod supervise;
 
 pub use filter::Filter;
 pub use serve::{End, serve};

@@ -304,7 +304,7 @@ pub fn accept(listener: &OwnedFd) -> OwnedFd {
     rustix::io::retry_on_intr(|| rustix::net::accept(listener)).expect("filterd attaches")
 }
 
-fn wait_readable(socket: &OwnedFd) {
+pub fn wait_readable(socket: &OwnedFd) {
     let mut asked = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::IN)];
     let patience = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
     let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut asked, Some(&patience)));
