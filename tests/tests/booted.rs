@@ -57,7 +57,19 @@ fn a_boot_without_a_link_is_filtered_before_anything_can_ask() {
         inside env PYTHONPATH=$clients/cloud-init $clients/python/bin/python -B /run/lab/tests/clients/cloud_init.py >$TMPDIR/crawled
         echo crawled=$(grep -c -e '"hostname"' -e '"instance-id"' $TMPDIR/crawled)
         echo lines=$(inside journalctl -q -b -o cat -u imds-filterd | grep -c '"v":1')
-        inside journalctl -q -b -o cat -u imds-interceptor -u imds-filterd | grep -v '"v":1'"#
+        inside journalctl -q -b -o cat -u imds-interceptor -u imds-filterd | grep -v '"v":1'
+        for name in imds-filterd imds-interceptor; do
+            inside sh -c "nsenter -t \$(systemctl show -P MainPID $name) -m sh" 2>/dev/null <<'END' | sed "s/^/$name:/"
+touch /etc/new /usr/new || echo system=closed
+echo 60 >/proc/sys/kernel/panic || echo tunables=closed
+echo 0 >/proc/sys/net/ipv4/conf/lo/rp_filter && echo network=open
+mkdir /sys/fs/cgroup/new || echo cgroups=closed
+[ -z "$(ls -A /home)$(ls -A /root)" ] && echo homes=closed
+touch /run/imds-filterd/new && echo own=open
+[ -e /dev/net/tun ] && echo tun=open
+[ -e /proc/1/status ] || echo others=closed
+END
+        done"#
     ));
     for name in ["early", "network"] {
         assert_eq!(said(&text, name), "active active imds0 lo", "{text}");
@@ -68,6 +80,14 @@ fn a_boot_without_a_link_is_filtered_before_anything_can_ask() {
     assert_eq!((said(&text, "alice"), said(&text, "secret"), said(&text, "root")), ("200", "403", "200"));
     assert_eq!(said(&text, "crawled"), "2", "{text}");
     assert!(said(&text, "lines").parse::<u32>().unwrap() > 10, "{text}");
+    for name in ["imds-filterd", "imds-interceptor"] {
+        for what in ["system", "tunables", "cgroups", "homes"] {
+            assert_eq!(said(&text, &format!("{name}:{what}")), "closed", "{text}");
+        }
+        assert_eq!(said(&text, &format!("{name}:own")), "open", "{text}");
+    }
+    assert!(text.contains("interceptor:network=open") && text.contains("interceptor:tun=open"), "{text}");
+    assert!(!text.contains("filterd:network=open") && !text.contains("filterd:tun=open"), "{text}");
     // what the units forbid is not what the daemons need
     assert!(
         text.contains("identity: full") && !text.contains("sandbox:") && !text.contains("WARN"),
@@ -232,39 +252,11 @@ fn a_reload_is_systemctls_too_and_the_watch_of_the_file_is_there_for_who_enables
     assert_eq!((said(&text, "before"), said(&text, "after")), ("200", "403"), "{text}");
     assert_eq!((said(&text, "wrong"), said(&text, "kept")), ("refused", "403"), "{text}");
 }
-/// Asks without a pause until /run/enough is there; then says how many answers there were, how many failures, and the longest
-/// wait. One connection is kept, the other new for each request.
-const LOAD: &str = r#"
-import http.client, os, time
-fine, failed, worst = 0, 0, 0
-kept = http.client.HTTPConnection("169.254.169.254", timeout=5)
-print("started", flush=True)
-while not os.path.exists("/run/enough"):
-    new = http.client.HTTPConnection("169.254.169.254", timeout=5)
-    for connection in new, kept:
-        began = time.monotonic()
-        try:
-            connection.request("GET", "/latest/meta-data/hostname")
-            answer = connection.getresponse()
-            answer.read()
-            fine += answer.status == 200
-            failed += answer.status != 200
-        except (OSError, http.client.HTTPException) as error:
-            print(repr(error), flush=True)
-            failed += 1
-            connection.close()
-        worst = max(worst, time.monotonic() - began)
-    new.close()
-print("fine=%d\nfailed=%d\nworst=%d" % (fine, failed, worst * 1000), flush=True)
-"#;
-
 #[test]
 fn restarts_reloads_and_kills_of_filterd_lose_no_request() {
-    let text = machine(&format!(
+    let text = machine(
         r#"make_machine; install_machine; boot_machine; wait_boot; plug
-        cat >/proc/$PID1/root/run/load.py <<'END'
-{LOAD}END
-        as alice python3 -B /run/load.py >$TMPDIR/load &
+        as alice python3 -B /run/lab/tests/booted/load.py >$TMPDIR/load &
         until grep -q started $TMPDIR/load; do still_time 'no load'; done
         for _ in 1 2 3; do
             inside systemctl restart imds-filterd
@@ -275,10 +267,31 @@ fn restarts_reloads_and_kills_of_filterd_lose_no_request() {
         done
         touch /proc/$PID1/root/run/enough
         wait $!
-        cat $TMPDIR/load"#
-    ));
+        cat $TMPDIR/load"#,
+    );
     let number = |name: &str| said(&text, name).parse::<u32>().unwrap();
     assert!(number("failed") == 0 && number("fine") > 20, "{text}");
     // the bound is 800 ms for a wait and some for the rest
     assert!(number("worst") < 900, "{text}");
+}
+
+#[test]
+fn while_interceptor_is_restarted_or_killed_nobody_gets_past() {
+    let text = machine(
+        r#"make_machine; install_machine; boot_machine; wait_boot; plug
+        as alice python3 -B /run/lab/tests/booted/denied.py >$TMPDIR/load &
+        until grep -q started $TMPDIR/load; do still_time 'no load'; done
+        serving() { until [ "$(fetch root /latest/meta-data/hostname)" = 200 ]; do still_time 'nobody serves'; done; }
+        for _ in 1 2 3; do
+            inside systemctl restart imds-interceptor
+            serving
+            inside systemctl kill -s KILL --kill-who=main imds-interceptor
+            serving
+        done
+        touch /proc/$PID1/root/run/enough
+        wait $!
+        cat $TMPDIR/load"#,
+    );
+    let number = |name: &str| said(&text, name).parse::<u32>().unwrap();
+    assert!(number("open") == 0 && number("denied") > 10, "{text}");
 }
