@@ -57,8 +57,8 @@ fn ask(filterd: &Filterd, set: RuleSet) -> Reply {
 fn reload(filterd: &mut Filterd, rules: &str) -> InForce {
     match ask(filterd, set(rules)) {
         Reply::InForce(told) => {
-            assert!(matches!(filterd.hear(), FromFilterd::Needs(_)), "needs are said again");
             assert_eq!(filterd.hear(), FromFilterd::Mode(told.mode));
+            assert!(matches!(filterd.hear(), FromFilterd::Needs(_)), "needs are said again");
             told
         }
         other => panic!("{other:?}"),
@@ -149,8 +149,8 @@ fn what_the_new_rules_need_of_clients_is_asked_for() {
         ("Allow \"/\"\n", false, false),
     ] {
         assert!(matches!(ask(&filterd, set(rules)), Reply::InForce(_)));
-        assert_eq!(filterd.hear(), FromFilterd::Needs(Needs { groups, unit }), "{rules}");
         assert_eq!(filterd.hear(), FromFilterd::Mode(Mode::Enforce));
+        assert_eq!(filterd.hear(), FromFilterd::Needs(Needs { groups, unit }), "{rules}");
     }
 }
 
@@ -203,7 +203,7 @@ fn a_newer_filterd_answers_to_the_name_of_an_older_one() {
     let older = Filterd::start(ALLOW_ALL);
     let mut newer = Filterd::beside(&older);
     assert!(matches!(ask(&older, set("Deny \"/\"\n")), Reply::InForce(_)));
-    assert!(matches!(newer.hear(), FromFilterd::Needs(_)), "the newer one took it");
-    assert!(matches!(newer.hear(), FromFilterd::Mode(_)));
+    assert!(matches!(newer.hear(), FromFilterd::Mode(_)), "the newer one took it");
+    assert!(matches!(newer.hear(), FromFilterd::Needs(_)));
     is_answered(&mut newer, 1000, 403);
 }

@@ -1,7 +1,10 @@
 //! The decoder of what the two processes say to each other, both ways.
 //! Holds: whatever decodes is one message, and encodes to the very bytes it was read from.
 
+use imds_ipc::control::{Ask, Reply, RuleSet};
+use imds_ipc::status::InterceptorStatus;
 use imds_ipc::{FromFilterd, FromInterceptor, Groups, Hello, MAX_EXE, MAX_GROUPS, MAX_MESSAGE};
+use imds_rules::Names;
 
 pub fn run(data: &[u8]) {
     decode(data);
@@ -34,11 +37,37 @@ fn decode(bytes: &[u8]) {
             agree(hello);
         }
     }
+    operators(bytes);
+}
+
+/// What the operator, filterd and its watcher of names say to each other, and the table in it.
+fn operators(bytes: &[u8]) {
+    let mut again = Vec::new();
+    if let Ok(ask) = Ask::decode(bytes) {
+        ask.encode(&mut again);
+        assert_eq!(again, bytes, "{ask:?}");
+        if let Ask::Reload(RuleSet { names, .. }) | Ask::Watch { names, .. } = &ask
+            && let Some(table) = Names::decode(names)
+        {
+            assert_eq!(table.encode(), *names);
+        }
+    }
+    if let Ok(reply) = Reply::decode(bytes) {
+        reply.encode(&mut again);
+        assert_eq!(again, bytes, "{reply:?}");
+    }
+    if let Ok(status) = InterceptorStatus::decode(bytes) {
+        status.encode(&mut again);
+        assert_eq!(again, bytes, "{status:?}");
+    }
+    if let Some(table) = Names::decode(bytes) {
+        assert_eq!(table.encode(), bytes);
+    }
 }
 
 /// No list or text is longer than who reads it was promised.
 fn within_bounds(message: &FromInterceptor) {
-    let FromInterceptor::Connection { subject, .. } = message else { return };
+    let FromInterceptor::Connection { subject: Ok(subject), .. } = message else { return };
     match &subject.groups {
         Groups::All(gids) | Groups::Cut(gids) => assert!(gids.len() <= MAX_GROUPS),
         Groups::Unknown => {}

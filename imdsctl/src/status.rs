@@ -48,12 +48,12 @@ fn interceptor(settings: &Settings) -> Result<InterceptorStatus, String> {
     InterceptorStatus::decode(bytes).map_err(|error| format!("imds-interceptor sent {error}"))
 }
 
-/// The text, and whether all is well.
+/// The text, and whether something is to be looked at.
 pub(crate) fn run(settings: &Settings, as_json: bool) -> Result<(String, bool), Fault> {
     let status = ask(settings)?;
     let problems = problems(&status);
     let shown = if as_json { format!("{:#}\n", value(&status, &problems)) } else { text(&status, &problems) };
-    Ok((shown, problems.is_empty()))
+    Ok((shown, !problems.is_empty()))
 }
 
 /// What somebody should look at.

@@ -36,7 +36,21 @@ fn every_option_is_in_its_man_page_and_no_other() {
     let programs: [(&str, &str, &[&[&str]]); 4] = [
         ("imds-interceptor", "imds-interceptor.8", &[&[]]),
         ("imds-filterd", "imds-filterd.8", &[&[]]),
-        ("imdsctl", "imdsctl.8", &[&[], &["check"], &["reload"], &["status"], &["explain"]]),
+        (
+            "imdsctl",
+            "imdsctl.8",
+            &[
+                &[],
+                &["check"],
+                &["reload"],
+                &["status"],
+                &["log"],
+                &["diff"],
+                &["release"],
+                &["doctor"],
+                &["explain"],
+            ],
+        ),
         ("imds-mock", "imds-mock.1", &[&[]]),
     ];
     for (program, name, calls) in programs {

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
 use imds_ipc::channel::{ChannelError, receive, send};
+use imds_ipc::control::Mode;
 use imds_ipc::{
     DialFailure, FILTER_SOCKET, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Subject,
 };
@@ -199,8 +200,10 @@ impl Filterd {
         assert_eq!(filterd.hear(), FromFilterd::Hello(Hello::OURS));
         filterd.say(&FromInterceptor::Hello(words.hello), None);
         filterd.say(&FromInterceptor::Identity(words.identity), None);
+        if words.hello.minor >= FromFilterd::Mode(Mode::Enforce).since() {
+            assert!(matches!(filterd.hear(), FromFilterd::Mode(_)));
+        }
         assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
-        assert!(matches!(filterd.hear(), FromFilterd::Mode(_)));
         filterd
     }
 
