@@ -7,6 +7,7 @@
 #   make fuzz       every fuzz target for FUZZ_SECONDS=60, as many at once as there are processors
 #   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5
 #   make deb        a Debian package, into target/deb
+#   make soak       as root: filterd killed, restarted and reloaded a hundred times each under load; no request may fail
 #   make install    into $(DESTDIR)$(PREFIX); `make uninstall` takes it away again
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -70,6 +71,10 @@ bench: deps
 deb: build
 	sh packaging/deb/build.sh $(RELEASE) target/deb
 
+soak: deps
+	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imdsctl -p imds-mock -p imds-tests --bins
+	$(RELEASE)/imds-lab run --timeout 900 --rules tests/soak/imds.conf -- imds-soak run
+
 install:
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)
 	for p in $(DAEMONS); do $(INSTALL) -m 755 $(RELEASE)/$$p $(DESTDIR)$(SBINDIR)/$$p || exit 1; done
@@ -116,4 +121,4 @@ uninstall:
 	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done
 	rm -rf $(DESTDIR)$(DOCDIR)
 
-.PHONY: all build deps demo check test fuzz bench deb install uninstall
+.PHONY: all build deps demo check test fuzz bench soak deb install uninstall

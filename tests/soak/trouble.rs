@@ -1,0 +1,75 @@
+//! What happens to filterd while clients ask: it is killed, restarted, told of new rules, in an order that mixes them.
+//! Must not go on before filterd serves again, as a service manager's unit would.
+
+use crate::client::wait_until;
+use std::io;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// As in the unit.
+const RESTART_AFTER: Duration = Duration::from_millis(50);
+/// Between two of them, so that each meets clients that are served; and a little more each time, so that they meet
+/// requests at every stage.
+const CALM: Duration = Duration::from_millis(60);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts {
+    pub(crate) kills: u32,
+    pub(crate) reloads: u32,
+    pub(crate) restarts: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    Kill,
+    Reload,
+    Restart,
+}
+
+pub(crate) fn trouble(counts: Counts) -> io::Result<()> {
+    let mut left = [
+        (Trouble::Kill, counts.kills),
+        (Trouble::Reload, counts.reloads),
+        (Trouble::Restart, counts.restarts),
+    ];
+    for n in 0_u32.. {
+        // whichever has most left, so that they come in turns
+        let Some((what, count)) =
+            left.iter_mut().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > 0)
+        else {
+            break;
+        };
+        *count -= 1;
+        make(*what)?;
+        wait_until(Instant::now() + CALM + Duration::from_micros(u64::from(n % 40) * 1300));
+    }
+    Ok(())
+}
+
+fn make(what: Trouble) -> io::Result<()> {
+    match what {
+        Trouble::Kill => {
+            lab(&["kill", "filterd"])?;
+            wait_until(Instant::now() + RESTART_AFTER);
+            lab(&["start", "filterd"])
+        }
+        Trouble::Restart => {
+            lab(&["stop", "filterd"])?;
+            lab(&["start", "filterd"])
+        }
+        Trouble::Reload => run(Command::new("imdsctl").arg("reload")),
+    }
+}
+
+fn lab(words: &[&str]) -> io::Result<()> {
+    run(Command::new("imds-lab").args(words))
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!("{command:?}: {}: {text}", output.status)))
+}
