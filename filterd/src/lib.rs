@@ -21,6 +21,7 @@ mod serve;
 pub mod start;
 pub mod strict;
 pub mod subject;
+pub mod supervise;
 
 pub use filter::Filter;
 pub use reload::{choose, say_in_force};

@@ -9,6 +9,7 @@ use imds_filterd::names::{self, WATCH_NAMES};
 use imds_filterd::notices::Notices;
 use imds_filterd::sandbox::{self, Missing, SandboxError};
 use imds_filterd::start::{self, Loaded};
+use imds_filterd::supervise::supervise;
 use imds_filterd::{End, Filter, choose, log, say_in_force, serve};
 use imds_ipc::FILTER_SOCKET;
 use imds_settings::{Accounts, Settings, exit};
@@ -24,12 +25,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 const HELP: &str = "\
-Usage: imds-filterd [--config FILE]
+Usage: imds-filterd [--supervise] [--config FILE]
 
 Judges requests to the instance metadata service by the rules of imds.conf and forwards those allowed.
 Needs imds-interceptor, which captures them. Audit lines go to standard output, one JSON object a line.
 
   --config FILE   settings (default /etc/imds-filterd.toml; built-in ones if that does not exist)
+  --supervise     stay, and start imds-filterd again at once whenever it dies; where the service manager does not
   --help          this text
   --version       the version
 ";
@@ -46,6 +48,7 @@ fn failure<E: Display>(code: u8) -> impl Fn(E) -> Failure {
 
 enum Asked {
     Run(Option<PathBuf>),
+    Supervise(Option<PathBuf>),
     /// Of filterd alone, for itself: see `names`.
     Watch(String),
     Print(String),
@@ -64,17 +67,18 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Asked::Run(config) => ended(run(config)),
+        Asked::Run(config) => ended(run(config).map(|()| 0)),
+        Asked::Supervise(config) => ended(start_again_and_again(config)),
         Asked::Watch(user) => {
             log::start();
-            ended(names::watch(&user).map_err(failure(exit::OS)))
+            ended(names::watch(&user).map(|()| 0).map_err(failure(exit::OS)))
         }
     }
 }
 
-fn ended(result: Result<(), Failure>) -> ExitCode {
+fn ended(result: Result<u8, Failure>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(Failure(code, message)) => {
             eprintln!("imds-filterd: {message}");
             ExitCode::from(code)
@@ -84,10 +88,11 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
 
 fn arguments(args: impl IntoIterator<Item = OsString>) -> Result<Asked, lexopt::Error> {
     let mut parser = lexopt::Parser::from_iter(args);
-    let mut config = None;
+    let (mut config, mut supervised) = (None, false);
     while let Some(argument) = parser.next()? {
         match argument {
             lexopt::Arg::Long("config") => config = Some(parser.value()?.into()),
+            lexopt::Arg::Long("supervise") => supervised = true,
             lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(Asked::Print(HELP.into())),
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
                 return Ok(Asked::Print(format!("imds-filterd {}\n", env!("CARGO_PKG_VERSION"))));
@@ -98,7 +103,16 @@ fn arguments(args: impl IntoIterator<Item = OsString>) -> Result<Asked, lexopt::
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Asked::Run(config))
+    Ok(if supervised { Asked::Supervise(config) } else { Asked::Run(config) })
+}
+
+/// The program's path is kept from the start: what lies there later, after an upgrade, is what is to run.
+fn start_again_and_again(config: Option<PathBuf>) -> Result<u8, Failure> {
+    log::start();
+    let program = std::env::current_exe().map_err(failure(exit::OS))?;
+    let arguments: Vec<OsString> =
+        config.into_iter().flat_map(|path| ["--config".into(), path.into_os_string()]).collect();
+    supervise(&program, &arguments).map_err(failure(exit::OS))
 }
 
 /// Read, become nobody, attach, lock, serve: in this order.

@@ -353,7 +353,7 @@ pub fn accept(listener: &OwnedFd) -> OwnedFd {
     rustix::io::retry_on_intr(|| rustix::net::accept(listener)).expect("filterd attaches")
 }
 
-fn wait_readable(socket: &OwnedFd) {
+pub fn wait_readable(socket: &OwnedFd) {
     wait(socket, rustix::event::PollFlags::IN);
 }
 

@@ -1,0 +1,95 @@
+//! The parent that starts imds-filterd again.
+
+mod played;
+
+use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, channel};
+use played::{ALL, ALLOW_ALL, Place, accept, program};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::os::fd::OwnedFd;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+/// A parent and the interceptor for its children.
+struct Family {
+    parent: Child,
+    listener: OwnedFd,
+    place: Place,
+}
+
+impl Family {
+    fn start() -> Self {
+        let place = Place::new();
+        let listener = place.listen();
+        let settings = place.settings(ALLOW_ALL, "");
+        let parent = program().arg("--supervise").arg("--config").arg(settings).spawn().unwrap();
+        Self { parent, listener, place }
+    }
+
+    /// The next child: attached, and serving.
+    fn child(&self) -> (Pid, OwnedFd) {
+        let socket = accept(&self.listener);
+        for message in [FromInterceptor::Hello(Hello::OURS), FromInterceptor::Identity(ALL)] {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            channel::send(&socket, &bytes, None).unwrap();
+        }
+        played::wait_readable(&socket);
+        let mut buffer = [0; MAX_MESSAGE];
+        let hello = FromFilterd::decode(channel::receive(&socket, &mut buffer).unwrap());
+        assert_eq!(hello, Ok(FromFilterd::Hello(Hello::OURS)));
+        played::wait_readable(&socket);
+        (socket_peercred(&socket).unwrap().pid, socket)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.parent), signal).unwrap();
+    }
+}
+
+impl Drop for Family {
+    fn drop(&mut self) {
+        let _ = self.parent.kill();
+        let _ = self.parent.wait();
+    }
+}
+
+#[test]
+fn a_child_that_is_killed_is_followed_by_the_next_at_once_however_often() {
+    let mut family = Family::start();
+    let mut waits = Vec::new();
+    let (mut pid, mut socket) = family.child();
+    for _ in 0..10 {
+        kill_process(pid, Signal::KILL).unwrap();
+        let killed = Instant::now();
+        let next = family.child();
+        waits.push(killed.elapsed());
+        drop(std::mem::replace(&mut socket, next.1));
+        assert_ne!(pid, next.0);
+        pid = next.0;
+    }
+    waits.sort();
+    // clients are held for 800 ms; on a quiet machine this is below 100 ms
+    assert!(waits[5] < Duration::from_millis(500), "{waits:?}");
+    family.signal(Signal::TERM);
+    assert_eq!(family.parent.wait().unwrap().code(), Some(0));
+    assert!(test_kill_process(pid).is_err(), "the child is left alone");
+}
+
+#[test]
+fn a_child_that_finds_wrong_rules_ends_the_parent_too_with_the_same_code() {
+    let mut family = Family::start();
+    let (pid, _socket) = family.child();
+    family.place.write("imds.conf", "Denny \"/\"\n", 0o644);
+    kill_process(pid, Signal::KILL).unwrap();
+    assert_eq!(family.parent.wait().unwrap().code(), Some(78));
+}
+
+#[test]
+fn a_hang_up_is_for_the_child_and_does_not_end_the_parent() {
+    let mut family = Family::start();
+    let (_pid, _socket) = family.child();
+    family.signal(Signal::HUP);
+    family.signal(Signal::INT);
+    assert_eq!(family.parent.wait().unwrap().code(), Some(0));
+}
