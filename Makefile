@@ -7,7 +7,7 @@
 #   make fuzz       every fuzz target for FUZZ_SECONDS=60, as many at once as there are processors
 #   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5
 #   make deb        a Debian package, into target/deb
-#   make soak       as root: filterd killed, restarted and reloaded a hundred times each under load; no request may fail
+#   make soak       as root: filterd killed, restarted and reloaded a hundred times each under load, interceptor restarted
 #   make install    into $(DESTDIR)$(PREFIX); `make uninstall` takes it away again
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -74,6 +74,7 @@ deb: build
 soak: deps
 	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imdsctl -p imds-mock -p imds-tests --bins
 	$(RELEASE)/imds-lab run --timeout 900 --rules tests/soak/imds.conf -- imds-soak run
+	$(CARGO) test --locked -p imds-interceptor --test store
 
 install:
 	$(INSTALL) -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR) $(DESTDIR)$(DOCDIR)

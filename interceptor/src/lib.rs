@@ -9,6 +9,7 @@ pub mod filter;
 pub mod log;
 pub mod netstack;
 pub mod start;
+mod store;
 #[allow(unsafe_code)]
 mod sys;
 #[cfg(feature = "fuzzing")]

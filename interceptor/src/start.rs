@@ -5,12 +5,14 @@ use crate::attribution::{self, Attribution, Loaded, SubordinateUids, TunHook};
 use crate::capture::{self, Capture, CaptureError};
 use crate::event_loop::{EventLoop, Parts};
 use crate::filter::{self, Door, DoorError};
+use crate::store::{Kept, Store};
 use crate::sys::{self, Missing, PrivilegeError, Signals, SocketOwners, Tun};
 use imds_ipc::{Identity, Lack};
 use imds_settings::{Accounts, Guard, Mode, Settings, User, exit};
 use sd_notify::NotifyState;
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 
 /// Descriptors besides those of connections: the tun, netlink, the door, filterds, dials.
 const OTHER_DESCRIPTORS: u64 = 2048;
@@ -87,11 +89,23 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     let signals = Signals::take().map_err(|error| StartError::Os("taking signals", error))?;
     filter::make_directory(&settings.runtime_dir).map_err(StartError::Door)?;
 
+    let (store, Kept { tun, programs }) = Store::open(settings);
+    let (tun_is_kept, records_are_kept) = (tun.is_some(), programs.is_some());
     // before capture: whoever connects from then on is known
-    let programs = attribution::load(settings);
-    let (capture, tun) = Capture::up(settings).map_err(StartError::Capture)?;
+    let programs = match programs {
+        Some(kept) => attribution::adopt(settings, kept),
+        None => attribution::load(settings),
+    };
+    let (capture, tun) = Capture::up_with(settings, tun).map_err(StartError::Capture)?;
     match prepare(settings, &user, subordinate, programs) {
-        Ok((door, attribution)) => serve(settings, Parts { signals, capture, tun, door, attribution }),
+        Ok((door, attribution)) => {
+            if !records_are_kept {
+                drop_unwitnessed(&tun);
+                store.keep((!tun_is_kept).then_some(tun.as_fd()), &attribution.parts());
+            }
+            let stays = store.keeps();
+            serve(settings, Parts { signals, capture, tun, door, attribution, stays })
+        }
         Err(error) => {
             close(capture, tun);
             Err(error)
@@ -154,7 +168,6 @@ fn serve(settings: &Settings, parts: Parts) -> Result<(), StartError> {
              for them, too; guard = \"nftables\" lets them alone and counts them"
         );
     }
-    drop_unwitnessed(&parts.tun);
     let event_loop =
         EventLoop::new(settings, parts).map_err(|error| StartError::Os("making the event queue", error))?;
     // all that needs more power is open by now; before the first packet is read and the first filterd heard

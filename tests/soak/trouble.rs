@@ -26,7 +26,9 @@ enum Trouble {
     Restart,
 }
 
-pub(crate) fn trouble(counts: Counts) -> io::Result<()> {
+/// Returns how long each start took until filterd was ready, in microseconds.
+pub(crate) fn trouble(counts: Counts) -> io::Result<Vec<u64>> {
+    let mut starts = Vec::new();
     let mut left = [
         (Trouble::Kill, counts.kills),
         (Trouble::Reload, counts.reloads),
@@ -40,25 +42,25 @@ pub(crate) fn trouble(counts: Counts) -> io::Result<()> {
             break;
         };
         *count -= 1;
-        make(*what)?;
+        make(*what, &mut starts)?;
         wait_until(Instant::now() + CALM + Duration::from_micros(u64::from(n % 40) * 1300));
     }
-    Ok(())
+    Ok(starts)
 }
 
-fn make(what: Trouble) -> io::Result<()> {
+fn make(what: Trouble, starts: &mut Vec<u64>) -> io::Result<()> {
     match what {
         Trouble::Kill => {
             lab(&["kill", "filterd"])?;
             wait_until(Instant::now() + RESTART_AFTER);
-            lab(&["start", "filterd"])
         }
-        Trouble::Restart => {
-            lab(&["stop", "filterd"])?;
-            lab(&["start", "filterd"])
-        }
-        Trouble::Reload => run(Command::new("imdsctl").arg("reload")),
+        Trouble::Restart => lab(&["stop", "filterd"])?,
+        Trouble::Reload => return run(Command::new("imdsctl").arg("reload")),
     }
+    let begun = Instant::now();
+    lab(&["start", "filterd"])?;
+    starts.push(begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
+    Ok(())
 }
 
 fn lab(words: &[&str]) -> io::Result<()> {

@@ -7,8 +7,8 @@ mod subuid;
 mod unit;
 mod witness;
 
-pub use crate::sys::{Connecting, GroupList, ProgramError, Programs, Record, TunHook};
-pub use prepare::{Loaded, load};
+pub use crate::sys::{Connecting, GroupList, KeptPrograms, ProgramError, Programs, Record, TunHook};
+pub use prepare::{Loaded, adopt, load};
 pub use subuid::{SubordinateUids, SubuidWarning};
 pub use witness::Witness;
 
@@ -17,6 +17,7 @@ use crate::sys::SocketOwners;
 use imds_ipc::control::Mode;
 use imds_ipc::{Identity, Lack, Needs, Subject, Unattributed, Who};
 use std::fmt;
+use std::os::fd::BorrowedFd;
 
 /// Why the client of a SYN is not known. The connection is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +109,12 @@ impl Attribution {
             Ok(witness) => witness.identity(),
             Err(lack) => Identity::partial(*lack),
         }
+    }
+
+    /// What the kernel's programs live by.
+    #[must_use]
+    pub fn parts(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        self.witness.as_ref().map_or(Vec::new(), Witness::parts)
     }
 
     /// From here on only what is needed is looked up.

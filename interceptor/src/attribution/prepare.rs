@@ -1,7 +1,7 @@
 //! Gets the kernel's programs going, in two steps: connects are watched before there is capture, the tun when there is one.
 //! Must not stop the start: without them uids are still told, and it is said what is not.
 
-use super::{ProgramError, Programs, TunHook, Witness};
+use super::{KeptPrograms, ProgramError, Programs, TunHook, Witness};
 use imds_ipc::{Identity, Lack};
 use imds_settings::{Cgroup, GroupSource, Settings};
 
@@ -23,12 +23,30 @@ pub fn load(settings: &Settings) -> Result<Loaded, Lack> {
         Cgroup::Auto => programs.watch_connects(None).map_err(|error| said(&error)),
         Cgroup::At(path) => programs.watch_connects(Some(path)).map_err(|error| said(&error)),
     };
+    Ok(loaded(settings, programs, connecting))
+}
+
+/// Goes on with programs of a former run, which watch since then.
+///
+/// # Errors
+/// As [`load`].
+pub fn adopt(settings: &Settings, kept: KeptPrograms) -> Result<Loaded, Lack> {
+    let programs = Programs::adopt(kept).map_err(|error| said(&error))?;
+    let connecting = match &settings.capture.cgroup {
+        Cgroup::None => Err(Lack::Configured),
+        Cgroup::Auto | Cgroup::At(_) if programs.watches_connects() => Ok(()),
+        Cgroup::Auto | Cgroup::At(_) => Err(Lack::Refused), // as the former run has said
+    };
+    Ok(loaded(settings, programs, connecting))
+}
+
+fn loaded(settings: &Settings, programs: Programs, connecting: Result<(), Lack>) -> Loaded {
     let groups = match settings.filter.groups {
         GroupSource::Kernel => Ok(()),
         GroupSource::Database => Err(Lack::Configured),
     };
     let unit = Programs::has_cgroups().map_err(|error| said(&error));
-    Ok(Loaded { programs, identity: Identity { groups, unit, connecting } })
+    Loaded { programs, identity: Identity { groups, unit, connecting } }
 }
 
 impl Loaded {

@@ -5,6 +5,7 @@ use crate::sys::{Programs, Record};
 use imds_ipc::{Identity, Needs};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 
 /// A few times what the ring holds: however fast somebody makes SYNs that find the tun's queue full, a record stays
 /// longer than its SYN waits in that queue.
@@ -56,6 +57,10 @@ impl Witness {
 
     pub(super) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    pub(super) fn parts(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        self.programs.parts()
     }
 
     pub(super) fn need(&self, needs: Needs) {

@@ -69,6 +69,14 @@ impl Capture {
     /// # Errors
     /// What was tried, what the kernel said, what to do. What was installed by then stays: closed.
     pub fn up(settings: &Settings) -> Result<(Self, Tun), CaptureError> {
+        Self::up_with(settings, None)
+    }
+
+    /// The same with the tun of a former run, if there is one; packets may wait in it.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub fn up_with(settings: &Settings, kept: Option<Tun>) -> Result<(Self, Tun), CaptureError> {
         // the kernel asks the guard's policies for forwarded packets too
         if (settings.capture.guard, settings.capture.forwarded) == (Guard::Xfrm, Forwarded::Direct) {
             return Err(CaptureError::NoDirect);
@@ -87,7 +95,7 @@ impl Capture {
 
         let device = &settings.capture.device;
         let failed = |error| CaptureError::Tun { device: device.clone(), error };
-        let tun = Tun::make(device).map_err(failed)?;
+        let tun = kept.map_or_else(|| Tun::make(device), Ok).map_err(failed)?;
         let now = Instant::now();
         let mut capture = Self {
             settings: settings.clone(),
@@ -307,6 +315,10 @@ impl Capture {
             (Forwarded::Direct, Mode::Audit) => ForwardedPackets::Audited(guard::forwarded(&mut self.kernel)),
         }
     }
+
+    /// Ends and leaves all as it is, for the next one to go on with; if the tun does not outlive us, that closes
+    /// everything.
+    pub fn leave(self) {}
 
     #[must_use]
     pub fn health(&self) -> Health {

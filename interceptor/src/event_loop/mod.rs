@@ -57,6 +57,7 @@ pub(crate) struct EventLoop {
     dials: Dials,
     netstack: Netstack<Course>,
     attribution: Attribution,
+    stays: bool,
     held: Held,
     limits: imds_settings::Limits,
     throttles: Throttles,
@@ -85,13 +86,15 @@ pub(crate) struct Parts {
     pub(crate) tun: Tun,
     pub(crate) door: Door,
     pub(crate) attribution: Attribution,
+    /// The tun outlives us, and a next interceptor goes on with it.
+    pub(crate) stays: bool,
 }
 
 impl EventLoop {
     /// # Errors
     /// When the OS has no event queue for us.
     pub(crate) fn new(settings: &Settings, parts: Parts) -> io::Result<Self> {
-        let Parts { signals, capture, tun, door, attribution } = parts;
+        let Parts { signals, capture, tun, door, attribution, stays } = parts;
         let poll = Poll::new()?;
         let watch = |fd: RawFd, source| {
             poll.registry().register(&mut SourceFd(&fd), tokens::of(source), Interest::READABLE)
@@ -113,6 +116,7 @@ impl EventLoop {
             dials: Dials::new(settings),
             netstack: Netstack::new(settings, Instant::now()),
             attribution,
+            stays,
             held: Held::default(),
             limits: settings.limits.clone(),
             throttles: Throttles::default(),
@@ -124,7 +128,7 @@ impl EventLoop {
         })
     }
 
-    /// Runs until a signal ends it. Capture is down, and closed, afterwards.
+    /// Runs until a signal ends it. Capture is closed afterwards, or waits for the next interceptor.
     ///
     /// # Errors
     /// When the event queue or the tun fails. Capture is closed then too: with the tun gone nothing leads anywhere.
@@ -145,7 +149,21 @@ impl EventLoop {
             }
             self.turn(Instant::now(), &mut packet)?;
         }
+        self.end_connections(Instant::now());
+        if self.stays {
+            self.capture.leave();
+            return Ok(());
+        }
         self.capture.down().map_err(io::Error::other)
+    }
+
+    /// Their clients would wait for answers that nobody gives.
+    fn end_connections(&mut self, now: Instant) {
+        let keys: Vec<usize> = self.netstack.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.netstack.with(key, |connection| connection.tcp.reset());
+            self.netstack.settle(key, now, None, &mut TunWire { tun: &self.tun, failed: None });
+        }
     }
 
     fn note(&mut self, event: &Event) {

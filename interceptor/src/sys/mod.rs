@@ -9,12 +9,15 @@
 //! - `Signals::take()`, `ends_us()`: the signals that end the program, as a descriptor
 //! - `may_capture()`: whether this process has the privilege that capture needs
 //! - `bound(descriptors)`: how many descriptors this process may have, and no core file
+//! - `inherited()`: descriptors that the service manager passes at the start, by their names
 //! - `give_up(directory, sandbox)`: everything that serving does not need, once all of it is open
 
+mod inherited;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
+pub(crate) use inherited::inherited;
 #[cfg(target_os = "linux")]
-pub use linux::bpf::{Connecting, GroupList, ProgramError, Programs, Record, TunHook};
+pub use linux::bpf::{Connecting, GroupList, KeptPrograms, ProgramError, Programs, Record, TunHook};
 #[cfg(all(target_os = "linux", feature = "fuzzing"))]
 pub use linux::fuzzing;
 #[cfg(target_os = "linux")]

@@ -151,13 +151,55 @@ pub enum TunHook {
     Classifier,
 }
 
-/// Loaded programs. Attached until this is dropped or the process ends.
+/// Loaded programs. Attached until this is dropped or the process ends, unless the service manager keeps them.
 pub struct Programs {
-    who_made: OwnedFd,
-    who_connects: [(OwnedFd, Hook); 2],
+    /// None when it is on the tun since before our start.
+    who_made: Option<OwnedFd>,
+    who_connects: Vec<(OwnedFd, Hook)>,
     wanted: Word,
     ring: Ring,
-    links: Vec<OwnedFd>,
+    parts: KeptPrograms,
+}
+
+/// The descriptors that programs live by.
+pub struct KeptPrograms {
+    ring: OwnedFd,
+    wanted: OwnedFd,
+    /// To a network link, where there are such links; else the program goes with the tun.
+    on_tun: Option<OwnedFd>,
+    /// To the cgroup, both or none.
+    connects: [Option<OwnedFd>; 2],
+}
+
+impl KeptPrograms {
+    const RING: &str = "ring";
+    const WANTED: &str = "wanted";
+    const ON_TUN: &str = "on-tun";
+    const CONNECTS: [&str; 2] = ["connect4", "connect6"];
+
+    /// By what `find` has under their names; none if what it has is not all that there should be.
+    pub(crate) fn take(mut find: impl FnMut(&str) -> Option<OwnedFd>) -> Option<Self> {
+        let (ring, wanted) = (find(Self::RING), find(Self::WANTED));
+        let (on_tun, connects) = (find(Self::ON_TUN), Self::CONNECTS.map(&mut find));
+        let both_or_none = connects.iter().all(Option::is_some) || connects.iter().all(Option::is_none);
+        let (ring, wanted) = ring.zip(wanted).filter(|_| both_or_none)?;
+        Some(Self { ring, wanted, on_tun, connects })
+    }
+
+    /// Under the names by which [`Self::take`] finds them.
+    fn named(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        let on_tun = self.on_tun.as_ref().map(|link| (Self::ON_TUN, link));
+        let connects = Self::CONNECTS
+            .into_iter()
+            .zip(&self.connects)
+            .filter_map(|(name, link)| Some((name, link.as_ref()?)));
+        [(Self::RING, &self.ring), (Self::WANTED, &self.wanted)]
+            .into_iter()
+            .chain(on_tun)
+            .chain(connects)
+            .map(|(name, descriptor)| (name, descriptor.as_fd()))
+            .collect()
+    }
 }
 
 impl Programs {
@@ -180,15 +222,34 @@ impl Programs {
                 .map_err(refused("loading the program on connects"))?;
             Ok::<_, ProgramError>((program, hook))
         };
-        let who_connects = [
+        let who_connects = vec![
             connects(Family::V4, "imds_connect4", Hook::Connect4)?,
             connects(Family::V6, "imds_connect6", Hook::Connect6)?,
         ];
-        let size = usize::try_from(RING).map_err(|_| ProgramError::OtherTypes("a large ring".into()))?;
-        let ring = Ring::map(maps.ring(), size).map_err(refused("mapping the ring"))?;
-        let wanted = Word::map(maps.wanted()).map_err(refused("mapping a BPF map"))?;
-        // the programs keep the maps, and the mappings keep what we read
-        Ok(Self { who_made, who_connects, wanted, ring, links: Vec::new() })
+        // the programs keep the other maps
+        let Maps { ring, wanted, .. } = maps;
+        let parts = KeptPrograms { ring, wanted, on_tun: None, connects: [None, None] };
+        let (ring, wanted) = map(&parts)?;
+        Ok(Self { who_made: Some(who_made), who_connects, wanted, ring, parts })
+    }
+
+    /// Goes on with programs that watch already, and with the records that nobody has read yet.
+    ///
+    /// # Errors
+    /// When their maps cannot be mapped.
+    pub(crate) fn adopt(parts: KeptPrograms) -> Result<Self, ProgramError> {
+        let (ring, wanted) = map(&parts)?;
+        Ok(Self { who_made: None, who_connects: Vec::new(), wanted, ring, parts })
+    }
+
+    /// Whether connects are watched.
+    pub(crate) fn watches_connects(&self) -> bool {
+        self.parts.connects.iter().all(Option::is_some)
+    }
+
+    /// What keeps them going, to be given to the service manager.
+    pub(crate) fn parts(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        self.parts.named()
     }
 
     /// From here on each socket that connects to the service says who connects it, and those that root bound to a
@@ -198,13 +259,12 @@ impl Programs {
     /// When `cgroup` (or the one of the whole host) is none, or takes no program.
     pub fn watch_connects(&mut self, cgroup: Option<&Path>) -> Result<(), ProgramError> {
         let cgroup = cgroup::open(cgroup)?;
-        let mut links = Vec::new();
-        for (program, hook) in &self.who_connects {
-            let link = syscall::attach_to_cgroup(program.as_fd(), cgroup.as_fd(), *hook)
-                .map_err(refused("attaching to the cgroup"))?;
-            links.push(link);
+        let mut links = [None, None];
+        for ((program, hook), link) in self.who_connects.iter().zip(&mut links) {
+            let made = syscall::attach_to_cgroup(program.as_fd(), cgroup.as_fd(), *hook);
+            *link = Some(made.map_err(refused("attaching to the cgroup"))?);
         }
-        self.links.append(&mut links);
+        self.parts.connects = links;
         Ok(())
     }
 
@@ -219,13 +279,13 @@ impl Programs {
     /// # Errors
     /// When the kernel has neither of the two ways.
     pub fn watch_tun(&mut self, index: u32, hook: TunHook) -> Result<(), ProgramError> {
-        let program = self.who_made.as_fd();
+        let Some(program) = self.who_made.as_ref().map(AsFd::as_fd) else { return Ok(()) };
         let link = match hook {
             TunHook::Best => syscall::attach_to_link(program, index, Hook::LinkEgress),
             TunHook::Classifier => Err(io::ErrorKind::Unsupported.into()),
         };
         match link {
-            Ok(link) => self.links.push(link),
+            Ok(link) => self.parts.on_tun = Some(link),
             // goes with the tun
             Err(_) => classifier::attach(program, index).map_err(refused("attaching to the tun"))?,
         }
@@ -242,6 +302,13 @@ impl Programs {
     pub fn read(&self, take: impl FnMut(Record)) {
         self.ring.read(take);
     }
+}
+
+fn map(parts: &KeptPrograms) -> Result<(Ring, Word), ProgramError> {
+    let size = usize::try_from(RING).map_err(|_| ProgramError::OtherTypes("a large ring".into()))?;
+    let ring = Ring::map(parts.ring.as_fd(), size).map_err(refused("mapping the ring"))?;
+    let wanted = Word::map(parts.wanted.as_fd()).map_err(refused("mapping a BPF map"))?;
+    Ok((ring, wanted))
 }
 
 /// Kernels before 5.11 count maps as locked memory. That it cannot be raised shows when a map is made.
