@@ -36,7 +36,7 @@ enum What {
         #[arg(long, default_value_t = 100)]
         kills: u32,
         /// imdsctl reload
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 100)]
         reloads: u32,
         /// Clean restarts of filterd
         #[arg(long, default_value_t = 100)]

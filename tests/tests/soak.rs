@@ -6,9 +6,21 @@ use imds_tests::Lab;
 const RULES: &str = "Allow user alice \"/\"\nAllow user bob \"/\"\n";
 
 #[test]
-fn no_request_is_lost_while_filterd_is_killed_and_restarted() {
+fn no_request_is_lost_while_filterd_is_killed_restarted_and_told_of_other_rules() {
     let lab = Lab::new().rules(RULES);
-    let words = ["imds-soak", "run", "--kills", "12", "--restarts", "12", "--requests", "1600"];
+    let (often, requests) = ("12", "1600");
+    let words = [
+        "imds-soak",
+        "run",
+        "--kills",
+        often,
+        "--reloads",
+        often,
+        "--restarts",
+        often,
+        "--requests",
+        requests,
+    ];
     let text = lab.run(&words).expect_success();
-    assert!(text.contains(" 12 kills, ") && text.contains(" 12 restarts: 0 failed"), "{text}");
+    assert!(text.contains(" 12 kills, 12 reloads, 12 restarts: 0 failed"), "{text}");
 }
