@@ -114,6 +114,15 @@ enum Command {
         /// The method of the request
         #[arg(long, default_value = "GET")]
         method: String,
+        /// The beginning of what the client says of itself (its User-Agent)
+        #[arg(long, value_name = "TEXT")]
+        agent: Option<String>,
+        /// A header of the request, "Name: value"; may be given more than once
+        #[arg(long = "header", value_name = "HEADER")]
+        headers: Vec<String>,
+        /// An IMDSv2 token comes with the request
+        #[arg(long)]
+        token: bool,
         /// The path, as in a request (percent-encoding and all)
         path: String,
     },
@@ -181,8 +190,8 @@ fn answer(command: Command) -> Result<(String, bool), Fault> {
         Command::Release { config } => release::run(config.as_deref()).map(well),
         Command::Doctor { config, user } => doctor::run(config.as_deref(), &user),
         Command::Ways(targets) => Ok(doctor::run_ways(&targets)),
-        Command::Explain { rules, config, user, groups, unit, method, path } => {
-            let question = explain::Question { user, groups, unit, method, path };
+        Command::Explain { rules, config, user, groups, unit, method, agent, headers, token, path } => {
+            let question = explain::Question { user, groups, unit, method, agent, headers, token, path };
             explain::run(rules, config.as_deref(), &question).map(well)
         }
         Command::Completions { shell } => Ok(well(completions::of(shell))),

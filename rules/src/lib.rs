@@ -2,6 +2,8 @@
 //! and explains in imdsctl. Pure: no I/O, no clock, no account database; names are resolved by whoever loads the rules.
 #![forbid(unsafe_code)]
 
+mod clauses;
+mod condition;
 mod decide;
 mod diagnostic;
 mod directive;

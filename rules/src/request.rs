@@ -1,18 +1,31 @@
 //! The canonical request: built here from a head, judged by the rules, and sent upstream as it is.
-//! Holds no byte that was not judged; shows no header value.
+//! Sends no byte that was not judged; shows no header value.
 
-use crate::fields::{self, Field};
+use crate::fields::{self, Fields};
 use crate::target::Target;
 use crate::{Head, Method, Profile, Refusal};
 use std::fmt;
 
+pub(crate) const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
+
 /// A request with one reading. Made by [`Request::canonicalise`] only.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Request {
     method: Method,
     target: Target,
-    fields: Vec<Field>,
+    fields: Fields,
 }
+
+/// Equal is what is sent as the same bytes: headers that only rules look at do not count.
+impl PartialEq for Request {
+    fn eq(&self, other: &Self) -> bool {
+        self.method == other.method
+            && self.target == other.target
+            && self.fields.passed_on == other.fields.passed_on
+    }
+}
+
+impl Eq for Request {}
 
 impl fmt::Debug for Request {
     /// Header values are tokens, a query may hold anything: neither is shown.
@@ -58,7 +71,18 @@ impl Request {
 
     /// The headers to send, in order of arrival. `Host` and `Connection` are the sender's business.
     pub fn upstream_headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields.iter().map(|(name, value)| (*name, value.bytes()))
+        self.fields.passed_on.iter().map(|(name, value)| (*name, value.bytes()))
+    }
+
+    /// The values that rules see of a header, whose name is given in small letters: also of one that is not sent.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.fields.values(name)
+    }
+
+    /// Whether an IMDSv2 token comes with it. An empty one is none.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.values(TOKEN_HEADER).any(|token| !token.is_empty())
     }
 
     /// Whether this is the PUT that begins IMDSv2.

@@ -13,6 +13,11 @@ impl Secret {
         Self(bytes.into())
     }
 
+    /// The copy that `bytes` may leave when its room is cut to its length is not wiped: give it that room.
+    pub(crate) fn owned(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+
     /// For who sends it.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
