@@ -12,6 +12,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use imds_ipc::DialFailure;
 use imds_rules::{Refusal, Why};
+use imds_settings::RefuseStatus;
 use std::fmt::Display;
 use std::io;
 use std::pin::Pin;
@@ -37,6 +38,14 @@ impl Refused {
 
     pub(crate) fn denied(why: String) -> Self {
         Self::new(StatusCode::FORBIDDEN, Word::Deny, why)
+    }
+
+    /// As the settings want it: another filter's clients may know its status.
+    pub(crate) fn instead_of_403(mut self, wanted: RefuseStatus) -> Self {
+        if self.status == StatusCode::FORBIDDEN {
+            self.status = status(wanted.number());
+        }
+        self
     }
 
     pub(crate) fn response(&self) -> Response<AnswerBody> {

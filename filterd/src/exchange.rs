@@ -28,6 +28,7 @@ pub(crate) async fn exchange(
         Ok(answer) => relay(answer, client, entry, filter.settings.answer_bytes),
         Err(refused) => {
             close |= refused.close;
+            let refused = refused.instead_of_403(filter.refuse_status);
             refuse(&refused, &client, entry, head_only)
         }
     };

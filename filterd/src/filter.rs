@@ -8,7 +8,7 @@ use crate::limits::{Limits, OverLimit};
 use hyper::header::{HeaderValue, InvalidHeaderValue};
 use imds_ipc::Unattributed;
 use imds_rules::{Profile, Subject, Unit};
-use imds_settings::{GroupSource, Settings};
+use imds_settings::{GroupSource, RefuseStatus, Settings};
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -34,6 +34,8 @@ pub struct Filter {
     pub(crate) services: Vec<Rc<Service>>,
     pub(crate) settings: imds_settings::Limits,
     pub(crate) groups: GroupSource,
+    /// Of our own 403s.
+    pub(crate) refuse_status: RefuseStatus,
     pub(crate) limits: RefCell<Limits>,
     pub(crate) audit: Rc<Audit>,
     pub(crate) interceptor: Channel,
@@ -62,6 +64,7 @@ impl Filter {
             limits: RefCell::new(Limits::new(&settings.limits)),
             settings: settings.limits.clone(),
             groups: settings.filter.groups,
+            refuse_status: settings.filter.refuse_status,
             audit: Rc::new(audit),
             interceptor,
             drain: Drain::default(),

@@ -5,6 +5,7 @@
 mod accounts;
 mod file;
 mod kept;
+mod refuse_status;
 mod trusted;
 
 pub use accounts::{AccountError, Accounts, Group, User};
@@ -13,6 +14,7 @@ pub use file::{
     Settings, SettingsError,
 };
 pub use kept::Kept;
+pub use refuse_status::{NoRefuseStatus, RefuseStatus};
 pub use trusted::{ReadError, read_trusted};
 
 /// Exit codes of sysexits(3), the ones these programs use.
