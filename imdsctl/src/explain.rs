@@ -112,6 +112,9 @@ fn shown(told: &Explanation, file: &Path, about: &str) -> String {
         let _ = writeln!(text, "{}:{}: {}", file.display(), rule.line, rule.text);
     }
     let _ = writeln!(text, "{}: {about}", told.reason);
+    if let Some(rule) = &told.translation {
+        let _ = writeln!(text, "sent to the service with a token of imds-filterd's own: {rule}");
+    }
     for other in &told.others {
         let _ = writeln!(text, "also matches: {other}");
     }

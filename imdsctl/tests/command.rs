@@ -190,6 +190,17 @@ fn the_agent_headers_and_token_given_to_explain_count() {
 }
 
 #[test]
+fn explain_tells_what_is_translated() {
+    let file = File::with("Allow \"/\"\nTranslate user 65533 \"/latest\"\n");
+    let line =
+        "sent to the service with a token of imds-filterd's own: line 2: Translate user 65533 \"/latest\"\n";
+    let arguments = ["explain", "--rules", file.path(), "--user", "65533", "/latest"];
+    assert!(told(&arguments).1.contains(line));
+    let with_token = ["explain", "--rules", file.path(), "--user", "65533", "--token", "/latest"];
+    assert!(!told(&with_token).1.contains("own"));
+}
+
+#[test]
 fn an_unknown_user_or_group_of_the_question_is_wrong_usage() {
     let file = File::with("Allow \"/\"\n");
     let (code, _, err) = told(&["explain", "--rules", file.path(), "--user", "no-such-user-here", "/"]);

@@ -25,7 +25,7 @@ pub(crate) struct Conditions {
     pub(crate) token: Option<bool>,
 }
 
-/// A header given more than once has several values. What refuses takes any of them, what allows wants all.
+/// A header given more than once has several values. What refuses takes any of them, what gives wants all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Values {
     Any,
@@ -35,7 +35,7 @@ enum Values {
 impl Values {
     fn of(verb: Verb) -> Self {
         match verb {
-            Verb::Allow => Self::All,
+            Verb::Allow | Verb::Translate => Self::All,
             Verb::Deny => Self::Any,
         }
     }

@@ -1,4 +1,4 @@
-//! One directive of imds.conf: `Allow|Deny [subjects and conditions] "path"`.
+//! One directive of imds.conf: `Allow|Deny|Translate [subjects and conditions] "path"`.
 //! Total; reports the first fault of a line, since what follows may be its consequence.
 
 use crate::clauses::{Clauses, EXPECTED};
@@ -7,8 +7,7 @@ use crate::lexer::{Fault, Place, Token, Tokens, What};
 
 /// Segments of a pattern: four times the deepest path of any metadata service, and a set of them fits in 64 bits.
 const MAX_SEGMENTS: usize = 64;
-/// Words of the language that this version cannot judge yet.
-const LATER: [&str; 1] = ["Translate"];
+const VERBS: [&str; 3] = ["Allow", "Deny", "Translate"];
 
 /// The rule of a line; `None` if it is blank or a comment.
 pub(crate) fn directive(line: u32, source: &str) -> Result<Option<Rule>, Fault> {
@@ -44,14 +43,12 @@ pub(crate) fn directive(line: u32, source: &str) -> Result<Option<Rule>, Fault> 
 }
 
 fn verb(token: &Token<'_>) -> Result<Verb, Fault> {
-    const EXPECTED: &str = "expected `Allow` or `Deny`";
+    const EXPECTED: &str = "expected `Allow`, `Deny` or `Translate`";
     match token.what {
         What::Word("Allow") => Ok(Verb::Allow),
         What::Word("Deny") => Ok(Verb::Deny),
-        What::Word(word) if LATER.contains(&word) => {
-            Err(Fault::new(token.place, format!("`{word}` is not supported yet"), EXPECTED))
-        }
-        What::Word(word) if word.eq_ignore_ascii_case("allow") || word.eq_ignore_ascii_case("deny") => {
+        What::Word("Translate") => Ok(Verb::Translate),
+        What::Word(word) if VERBS.iter().any(|verb| verb.eq_ignore_ascii_case(word)) => {
             Err(Fault::new(token.place, format!("`{word}` in wrong letter case"), EXPECTED))
         }
         What::Word(word) => Err(Fault::new(token.place, format!("unknown directive `{word}`"), EXPECTED)),

@@ -14,6 +14,8 @@ pub struct Explanation {
     pub reason: &'static str,
     /// The other rules that match subject, path and conditions, in the order of the file.
     pub others: Vec<RuleRef>,
+    /// The rule by which an allowed request is sent with a token of ours.
+    pub translation: Option<RuleRef>,
 }
 
 #[must_use]
@@ -38,7 +40,11 @@ pub fn explain(rules: &Rules, subject: &Subject, request: Request) -> Explanatio
         (Some(_), true) => "whoever may read something may have a token; no rule about /latest/api matches",
     };
     let others = matching.into_iter().filter(|other| Some(other) != rule.as_ref()).collect();
-    Explanation { verdict, rule, reason, others }
+    let translation = match &verdict {
+        Verdict::Allow(permit) => permit.translation().cloned(),
+        Verdict::Deny(_) => None,
+    };
+    Explanation { verdict, rule, reason, others, translation }
 }
 
 fn about_api(rules: &Rules, rule: &RuleRef) -> bool {

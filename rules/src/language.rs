@@ -25,6 +25,8 @@ const MAX_FAULTS: usize = 100;
 pub enum Verb {
     Allow,
     Deny,
+    /// No verdict: what is allowed without a token is fetched with one.
+    Translate,
 }
 
 /// A user as a rule names it.

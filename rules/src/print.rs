@@ -16,6 +16,7 @@ impl fmt::Display for Rule {
         f.write_str(match self.verb {
             Verb::Allow => "Allow",
             Verb::Deny => "Deny",
+            Verb::Translate => "Translate",
         })?;
         match &self.user {
             Some((UserName::Uid(uid), _)) => write!(f, " user {uid}")?,

@@ -53,6 +53,8 @@ pub(crate) struct Compiled {
 pub struct Rules {
     pub(crate) compiled: Vec<Compiled>,
     tree: Tree,
+    /// Those of the rules that give no verdict but say how a request is fetched.
+    translations: Tree,
     /// Numbers for the tree.
     keys: Keys,
     sets: Sets,
@@ -80,6 +82,7 @@ impl Rules {
         let mut rules = Self {
             compiled: Vec::with_capacity(parsed.rules.len()),
             tree: Tree::new(),
+            translations: Tree::new(),
             keys: Keys::default(),
             sets: Sets::default(),
             allowing: Map::default(),
@@ -107,13 +110,15 @@ impl Rules {
             }
             Some(key) => {
                 let number = self.keys.number(key);
-                self.tree.insert(&rule.pattern, number, place);
                 match rule.verb {
+                    Verb::Translate => self.translations.insert(&rule.pattern, number, place),
                     Verb::Allow => {
+                        self.tree.insert(&rule.pattern, number, place);
                         let whoever = self.keys.number(Key { conditions: None, ..key });
                         self.allowing.insert(whoever, place);
                     }
                     Verb::Deny => {
+                        self.tree.insert(&rule.pattern, number, place);
                         for doubted in key.doubted() {
                             let number = self.keys.number(doubted);
                             self.tree.insert(&rule.pattern, number, place);
@@ -213,6 +218,16 @@ impl Rules {
         Some(Deciding { rule, doubt: doubt.and_then(|place| self.compiled.get(place)) })
     }
 
+    /// The last Translate that matches a request without a token.
+    pub(crate) fn translation(&self, subject: &Subject, request: &Request) -> Option<&Compiled> {
+        if self.translations.is_empty() || request.asks_for_token() || request.has_token() {
+            return None;
+        }
+        let keys = self.keys.of(self.known(subject), &self.sets.held(request), false);
+        let last = self.translations.last(request.segments().map(Step::Name), &keys, Scope::All)?;
+        self.compiled.get(last)
+    }
+
     fn known<'a>(&'a self, subject: &'a Subject) -> Known<'a> {
         let (gids, complete) = match &subject.groups {
             Groups::Database => (self.groups_of(subject.uid), true),
@@ -222,12 +237,13 @@ impl Rules {
         Known { subject, gids, complete }
     }
 
-    /// Every rule that matches subject, conditions and path, in the order of the file: for explaining only.
+    /// Every rule with a verdict that matches subject, conditions and path, in the order of the file: for explaining only.
     pub(crate) fn all_matches(&self, subject: &Subject, request: &Request) -> Vec<&Compiled> {
         let held = self.keys.of(self.known(subject), &self.sets.held(request), false);
         let holds = |key: &Key| self.keys.find(key).is_some_and(|key| held.contains(&key));
         self.compiled
             .iter()
+            .filter(|rule| rule.verb != Verb::Translate)
             .filter(|rule| rule.key.as_ref().is_some_and(holds) && rule.pattern.covers(request.segments()))
             .collect()
     }

@@ -17,7 +17,8 @@ pub(crate) fn of(parsed: &Parsed) -> Vec<Diagnostic> {
     let mut found: Vec<(u32, Fault, &Rule)> = Vec::new();
     found.extend(parsed.rules.iter().filter_map(|rule| Some((rule.line, unknown_segment(rule)?, rule))));
     found.extend(parsed.rules.iter().filter_map(|rule| Some((rule.line, vain_condition(rule)?, rule))));
-    found.extend(without_effect(parsed));
+    found.extend(without_effect(parsed, |verb| verb != Verb::Translate));
+    found.extend(without_effect(parsed, |verb| verb == Verb::Translate));
     found.sort_by_key(|(line, ..)| *line);
     found.into_iter().map(|(_, fault, rule)| parsed.diagnostic(rule, Severity::Warning, fault)).collect()
 }
@@ -30,6 +31,13 @@ fn vain_condition(rule: &Rule) -> Option<Fault> {
         let message =
             format!("this rule never decides: a request with `{name}` is refused before any rule is asked");
         return fault(message, "expected another header");
+    }
+    if rule.verb == Verb::Translate
+        && (conditions.token == Some(true) || conditions.method == Some(Method::Put))
+    {
+        let message =
+            "this rule translates nothing: only requests without a token are, and not the one for a token";
+        return fault(message.into(), "expected neither `token` nor `method PUT`");
     }
     let about_token = rule.pattern.covers(TOKEN_PATH.into_iter()) && in_scope(&rule.pattern, Scope::Api);
     if conditions.method == Some(Method::Put) && !about_token {
@@ -48,7 +56,7 @@ fn vain_condition(rule: &Rule) -> Option<Fault> {
 /// the C program, where `"/a/b"` also covered `/a/bc`. (An Allow with that fault shows itself at the first request.)
 fn unknown_segment(rule: &Rule) -> Option<Fault> {
     let [before @ .., Segment::Name(last)] = rule.pattern.0.as_slice() else { return None };
-    if rule.verb == Verb::Allow || known::is_known(before, last) {
+    if rule.verb != Verb::Deny || known::is_known(before, last) {
         return None;
     }
     let longer: Vec<String> = known::beginning_with(last).map(|name| format!("`{name}`")).collect();
@@ -70,13 +78,13 @@ type Whom<'a> = (Option<&'a UserName>, Option<&'a GroupName>, Option<&'a str>);
 type Meant<'a> = (Whom<'a>, &'a Conditions);
 
 /// Rules that a single later rule covers: same or wider subject and conditions (as written), same or wider pattern.
-fn without_effect(parsed: &Parsed) -> Vec<(u32, Fault, &Rule)> {
+fn without_effect(parsed: &Parsed, among: fn(Verb) -> bool) -> Vec<(u32, Fault, &Rule)> {
     let mut later = Tree::new();
     let mut keys: Map<Meant<'_>, usize> = Map::default();
     let mut sets: HashSet<&Conditions> = HashSet::new();
     let mut written: HashMap<(Meant<'_>, &Pattern), &Rule> = HashMap::new();
     let mut found = Vec::new();
-    for (place, rule) in parsed.rules.iter().enumerate().rev() {
+    for (place, rule) in parsed.rules.iter().enumerate().rev().filter(|(_, rule)| among(rule.verb)) {
         let meant = (whom(rule), &rule.conditions);
         // a rule about the token is overruled only by another such rule
         let scope = if in_scope(&rule.pattern, Scope::Api) { Scope::Api } else { Scope::All };

@@ -34,7 +34,14 @@ fn outcome(verdict: &Verdict) -> String {
         Verdict::Allow(permit) => ("allow", permit.rule()),
         Verdict::Deny(denial) => ("deny", denial.rule()),
     };
-    rule.map_or_else(|| format!("{word} -"), |rule| format!("{word} {}", rule.line))
+    let decided = rule.map_or_else(|| format!("{word} -"), |rule| format!("{word} {}", rule.line));
+    match verdict {
+        Verdict::Allow(permit) => match permit.translation() {
+            Some(rule) => format!("{decided} translate {}", rule.line),
+            None => decided,
+        },
+        Verdict::Deny(_) => decided,
+    }
 }
 
 /// One case of the table while it is read.

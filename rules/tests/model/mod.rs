@@ -48,7 +48,7 @@ const MEMBERS: [&[u32]; 3] = [&[0, 1], &[1, 2], &[]];
 pub(crate) fn line() -> impl Strategy<Value = Line> {
     let segment = prop::sample::select(vec!["a", "b", "*", "*", "latest", "api", "token"]);
     (
-        prop::sample::select(vec!["Allow", "Deny"]),
+        prop::sample::select(vec!["Allow", "Deny", "Allow", "Deny", "Translate"]),
         prop::option::weighted(0.4, 0..4u32),
         prop::option::weighted(0.4, 0..4u32),
         prop::option::weighted(0.3, 0..3u32),
@@ -144,8 +144,11 @@ pub(crate) fn text(lines: &[Line]) -> String {
     text
 }
 
-/// The library's verdict: allowed, and the deciding line.
-pub(crate) fn fast(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
+/// Allowed, the deciding line, and the line that translates.
+pub(crate) type Outcome = (bool, Option<u32>, Option<u32>);
+
+/// The library's verdict.
+pub(crate) fn fast(lines: &[Line], ask: &Ask) -> Outcome {
     let parsed = parse("t.conf", text(lines).as_bytes()).unwrap();
     let number = |name: &str| name.get(1..).and_then(|n| n.parse().ok()).filter(|n| *n != NOBODY);
     let names = Names::resolve(
@@ -173,8 +176,10 @@ pub(crate) fn fast(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
     };
     let subject = Subject { uid: ask.uid, groups, unit };
     match decide(&rules, &subject, request(ask)) {
-        Verdict::Allow(permit) => (true, permit.rule().map(|rule| rule.line)),
-        Verdict::Deny(denial) => (false, denial.rule().map(|rule| rule.line)),
+        Verdict::Allow(permit) => {
+            (true, permit.rule().map(|rule| rule.line), permit.translation().map(|rule| rule.line))
+        }
+        Verdict::Deny(denial) => (false, denial.rule().map(|rule| rule.line), None),
     }
 }
 
@@ -197,13 +202,14 @@ fn method(ask: &Ask) -> &'static str {
 
 /// What the design says, in the plainest way.
 #[allow(dead_code)] // not every test compares
-pub(crate) fn linear(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
+pub(crate) fn linear(lines: &[Line], ask: &Ask) -> Outcome {
     let about_api = |line: &Line| {
         let begins = |version| line.pattern.starts_with(&[version, "api"]);
         begins("latest") || begins("*")
     };
     let (mut last, mut allowing, mut doubt) = (None, None, None);
-    for (number, line) in (1..).zip(lines) {
+    let verdicts = (1..).zip(lines).filter(|(_, line)| line.verb != "Translate");
+    for (number, line) in verdicts {
         let counts =
             covers(&line.pattern, &ask.path) && (!ask.put || about_api(line)) && conditions_hold(line, ask);
         match holds(line, ask) {
@@ -227,9 +233,21 @@ pub(crate) fn linear(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
         (None, false) => (false, None),
     };
     match (decided, doubt) {
-        ((true, _), Some(number)) => (false, Some(number)),
-        _ => decided,
+        ((true, _), Some(number)) => (false, Some(number), None),
+        ((true, number), None) => (true, number, translation(lines, ask)),
+        ((false, number), _) => (false, number, None),
     }
+}
+
+#[allow(dead_code)] // as above
+fn translation(lines: &[Line], ask: &Ask) -> Option<u32> {
+    let tokenless = !ask.put && !ask.headers.contains(&(TOKEN, "t"));
+    let matches = |line: &Line| {
+        let meant = covers(&line.pattern, &ask.path) && conditions_hold(line, ask);
+        line.verb == "Translate" && holds(line, ask) == Some(true) && meant
+    };
+    let all = (1..).zip(lines).filter(|(_, line)| tokenless && matches(line));
+    all.last().map(|(number, _)| number)
 }
 
 fn conditions_hold(line: &Line, ask: &Ask) -> bool {
