@@ -5,6 +5,7 @@ use crate::audit::{Audit, Output};
 use crate::channel::Channel;
 use crate::in_force::InForce;
 use crate::limits::{Limits, OverLimit};
+use crate::tokens::Tokens;
 use hyper::header::{HeaderValue, InvalidHeaderValue};
 use imds_ipc::Unattributed;
 use imds_rules::{Profile, Subject, Unit};
@@ -36,6 +37,7 @@ pub struct Filter {
     pub(crate) groups: GroupSource,
     /// Of our own 403s.
     pub(crate) refuse_status: RefuseStatus,
+    pub(crate) tokens: Tokens,
     pub(crate) limits: RefCell<Limits>,
     pub(crate) audit: Rc<Audit>,
     pub(crate) interceptor: Channel,
@@ -65,6 +67,7 @@ impl Filter {
             settings: settings.limits.clone(),
             groups: settings.filter.groups,
             refuse_status: settings.filter.refuse_status,
+            tokens: Tokens::new(settings.filter.tokens, settings.upstreams().count()),
             audit: Rc::new(audit),
             interceptor,
             drain: Drain::default(),

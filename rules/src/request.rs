@@ -6,7 +6,8 @@ use crate::target::Target;
 use crate::{Head, Method, Profile, Refusal};
 use std::fmt;
 
-pub(crate) const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
+/// The header of IMDSv2 tokens, in small letters.
+pub const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 
 /// A request with one reading. Made by [`Request::canonicalise`] only.
 #[derive(Clone)]
@@ -79,10 +80,22 @@ impl Request {
         self.fields.values(name)
     }
 
+    /// The IMDSv2 token that comes with it, whatever it is worth.
+    #[must_use]
+    pub fn token(&self) -> Option<&[u8]> {
+        self.values(TOKEN_HEADER).next()
+    }
+
     /// Whether an IMDSv2 token comes with it. An empty one is none.
     #[must_use]
     pub fn has_token(&self) -> bool {
-        self.values(TOKEN_HEADER).any(|token| !token.is_empty())
+        self.token().is_some_and(|token| !token.is_empty())
+    }
+
+    /// The life that is asked for a token, unjudged.
+    #[must_use]
+    pub fn token_ttl(&self) -> Option<&[u8]> {
+        self.values("x-aws-ec2-metadata-token-ttl-seconds").next()
     }
 
     /// Whether this is the PUT that begins IMDSv2.

@@ -2,6 +2,7 @@
 //! Trusts the file's owner, so it refuses a file that others may write.
 
 use crate::refuse_status::RefuseStatus;
+use crate::token_source::TokenSource;
 use crate::trusted::{ReadError, read_trusted};
 use serde::Deserialize;
 use std::fmt;
@@ -120,6 +121,7 @@ pub struct Filter {
     pub mode: Mode,
     /// Of our own answers that refuse.
     pub refuse_status: RefuseStatus,
+    pub tokens: TokenSource,
 }
 
 /// What becomes of a request that is not allowed.
@@ -241,6 +243,7 @@ impl Default for Filter {
             sandbox: Sandbox::Required,
             mode: Mode::Enforce,
             refuse_status: RefuseStatus::default(),
+            tokens: TokenSource::Forward,
         }
     }
 }
@@ -415,6 +418,7 @@ mod tests {
             ("[capture]\nguard = \"none\"\n", &["line 2", "none", "xfrm", "nftables"]),
             ("[filter]\nsandbox = \"off\"\n", &["line 2", "off", "required", "besteffort"]),
             ("[filter]\nmode = \"disabled\"\n", &["line 2", "disabled", "enforce", "audit"]),
+            ("[filter]\ntokens = \"own\"\n", &["line 2", "own", "forward", "bound"]),
             ("[filter]\nrefuse_status = 401\n", &["line 2", "401", "expected 400, 403 or 404"]),
             ("[capture]\nmark = -1\n", &["line 2"]),
             ("[capture]\ncgroup = \"\"\n", &["line 2", "auto", "absolute path"]),
