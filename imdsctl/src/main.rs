@@ -14,6 +14,7 @@ mod log;
 mod release;
 mod reload;
 mod status;
+mod v1_report;
 
 use clap::{Parser, Subcommand};
 use imds_settings::exit;
@@ -67,6 +68,11 @@ enum Command {
     },
     /// Show the audit lines of imds-filterd, chosen or summed up
     Log(log::Options),
+    /// Say who still sends IMDSv1: user, unit, program and path, how often and when last
+    V1Report {
+        /// A file of audit lines, or - for standard input [default: the journal]
+        file: Option<PathBuf>,
+    },
     /// Say which recorded requests a file of rules would judge otherwise; exit 1 if there are any
     Diff {
         /// The file of rules
@@ -184,6 +190,7 @@ fn answer(command: Command) -> Result<(String, bool), Fault> {
         }
         Command::Status { config, json } => status::run(&load::settings(config.as_deref())?, json),
         Command::Log(options) => log::run(&options).map(well),
+        Command::V1Report { file } => v1_report::run(file.as_deref()).map(well),
         Command::Diff { file, log, config } => {
             diff::run(&file, log.as_deref(), &load::settings(config.as_deref())?)
         }

@@ -230,6 +230,27 @@ fn explain_finds_the_rules_through_the_settings() {
 }
 
 #[test]
+fn the_report_of_imdsv1_counts_what_came_without_a_token() {
+    let line = |user: &str, token: &str| {
+        format!(
+            "{{\"v\":1,\"time\":\"2026-11-22T03:00:00.000Z\",\"verdict\":\"allow\",\"rule\":1,\"why\":\"\",\"uid\":1,\
+             \"user\":\"{user}\",\"unit\":\"a.service\",\"pid\":1,\"exe\":\"agent\",{token}\"method\":\"GET\",\
+             \"path\":\"/latest\",\"status\":200,\"bytes\":1,\"ms\":0,\"client\":\"10.0.0.5:1\",\"service\":\"ec2\"}}\n"
+        )
+    };
+    let old = line("older", "");
+    let (v1, v2, put) =
+        (line("v1", "\"token\":false,"), line("v2", "\"token\":true,"), line("put", "\"token\":null,"));
+    let log = File::with(format!("started\n{v1}{v2}{put}{old}{v1}"));
+    let (code, out, err) = told(&["v1-report", log.path()]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["times", "last", "user", "unit", "exe", "path"]);
+    assert_eq!(rows[1..], [["2", "2026-11-22T03:00:00.000Z", "v1", "a.service", "agent", "/latest"]]);
+    assert_eq!(told(&["v1-report", "/nonexistent"]).0, 66);
+}
+
+#[test]
 fn a_reader_that_went_away_is_no_fault() {
     // more than a pipe holds, so that the write does meet the closed end
     let file = File::with("Allow \"/\"\n".repeat(10_000));
