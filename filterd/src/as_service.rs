@@ -39,6 +39,8 @@ impl AsRef<[u8]> for Owned {
 pub(crate) fn unauthorized() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::UNAUTHORIZED;
+    // hyper leaves it out of an answer to HEAD
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     dated(response.headers_mut());
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     response

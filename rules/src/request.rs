@@ -104,17 +104,19 @@ impl Request {
         self.method == Method::Put
     }
 
+    /// Whether this is the path at which tokens are given, whatever the method.
+    #[must_use]
+    pub fn is_at_token_path(&self) -> bool {
+        self.segments().eq(["latest", "api", "token"])
+    }
+
     /// A PUT is the ask for a token or nothing; what follows relies on it.
     fn check_put(&self) -> Result<(), Refusal> {
-        if self.method != Method::Put {
+        if self.method != Method::Put || self.is_at_token_path() {
             return Ok(());
         }
-        let mut segments = self.segments();
-        match (segments.next(), segments.next(), segments.next(), segments.next()) {
-            (Some("latest"), Some("api"), Some("token"), None) => Ok(()),
-            (Some(_), Some("api"), Some("token"), None) => Err(Refusal::DatedToken),
-            _ => Err(Refusal::PutPath),
-        }
+        let elsewhere = self.segments().skip(1).eq(["api", "token"]);
+        Err(if elsewhere { Refusal::DatedToken } else { Refusal::PutPath })
     }
 }
 

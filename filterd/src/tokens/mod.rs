@@ -11,7 +11,7 @@ use crate::channel::Channel;
 use crate::sys::seconds_since_boot;
 use bound::{Claim, NONCE};
 use imds_ipc::FromFilterd;
-use imds_rules::{Method, Request};
+use imds_rules::Request;
 use imds_settings::TokenSource;
 use keys::Keys;
 use std::cell::RefCell;
@@ -67,7 +67,8 @@ impl Tokens {
         request: &Request,
         interceptor: &Channel,
     ) -> Result<Option<u32>, Invalid> {
-        if !self.are_bound() || request.method() == Method::Put {
+        // where tokens are given the service asks for none, whatever the method
+        if !self.are_bound() || request.is_at_token_path() {
             return Ok(None);
         }
         let Some(token) = request.token() else { return Ok(None) };
