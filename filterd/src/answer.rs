@@ -1,17 +1,21 @@
 //! What a client is answered with: a refusal of our own, or the relayed body of upstream's answer.
 //! Refusals name no secret and quote nothing of the client's.
 
+use crate::as_service;
 use crate::audit::{Entry, Word};
 use crate::channel::DialError;
+use crate::fetch::NoTtl;
 use crate::filter::{Client, Ending};
 use crate::forward::{Answer, Flow, ForwardError};
 use crate::limits::OverLimit;
 use crate::strict::Malformed;
+use crate::tokens::{Invalid, NoRandom, OwnError};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use imds_ipc::DialFailure;
 use imds_rules::{Refusal, Why};
+use imds_settings::RefuseStatus;
 use std::fmt::Display;
 use std::io;
 use std::pin::Pin;
@@ -28,18 +32,31 @@ pub(crate) struct Refused {
     retry: bool,
     /// The connection is of no use after this.
     pub(crate) close: bool,
+    /// Written as the metadata service would.
+    page: Option<fn() -> Response<Bytes>>,
 }
 
 impl Refused {
     fn new(status: StatusCode, word: Word, why: impl ToString) -> Self {
-        Self { status, word, why: why.to_string(), allow: None, retry: false, close: false }
+        Self { status, word, why: why.to_string(), allow: None, retry: false, close: false, page: None }
     }
 
     pub(crate) fn denied(why: String) -> Self {
         Self::new(StatusCode::FORBIDDEN, Word::Deny, why)
     }
 
+    /// As the settings want it: another filter's clients may know its status.
+    pub(crate) fn instead_of_403(mut self, wanted: RefuseStatus) -> Self {
+        if self.status == StatusCode::FORBIDDEN && self.word != Word::Error {
+            self.status = status(wanted.number());
+        }
+        self
+    }
+
     pub(crate) fn response(&self) -> Response<AnswerBody> {
+        if let Some(page) = self.page {
+            return page().map(|bytes| AnswerBody::Ours(Some(bytes)));
+        }
         let text = Bytes::from(format!("imds-filterd: {}\n", self.why));
         let mut response = Response::new(AnswerBody::Ours(Some(text)));
         *response.status_mut() = self.status;
@@ -119,6 +136,47 @@ impl From<ForwardError> for Refused {
             | ForwardError::TooLarge => StatusCode::BAD_GATEWAY,
         };
         Self::new(status, Word::Error, error)
+    }
+}
+
+impl From<Invalid> for Refused {
+    fn from(_: Invalid) -> Self {
+        let why = "token that is not valid for this user";
+        let page: fn() -> _ = as_service::unauthorized;
+        Self { close: true, page: Some(page), ..Self::new(StatusCode::UNAUTHORIZED, Word::Refuse, why) }
+    }
+}
+
+impl From<NoTtl> for Refused {
+    fn from(_: NoTtl) -> Self {
+        let why = "no life of 1 to 21600 seconds is asked for the token";
+        let page: fn() -> _ = as_service::bad_request;
+        Self { close: true, page: Some(page), ..Self::new(StatusCode::BAD_REQUEST, Word::Refuse, why) }
+    }
+}
+
+impl From<NoRandom> for Refused {
+    fn from(_: NoRandom) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Word::Error, "no random numbers")
+    }
+}
+
+impl From<OwnError> for Refused {
+    fn from(error: OwnError) -> Self {
+        match error {
+            OwnError::Dial(error) => error.into(),
+            OwnError::Forward(error) => error.into(),
+            // what the service says to who asks for a token: 403 when it is switched off, 503 when it has enough
+            OwnError::Refused(status)
+                if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE =>
+            {
+                let retry = status == StatusCode::SERVICE_UNAVAILABLE;
+                Self { retry, ..Self::new(status, Word::Error, error) }
+            }
+            OwnError::Refused(_) | OwnError::NoToken => {
+                Self::new(StatusCode::BAD_GATEWAY, Word::Error, error)
+            }
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 use imds_ipc::channel::{self, ChannelError};
 use imds_ipc::control::Mode;
 use imds_ipc::{
-    DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Needs, Who,
+    Blob, DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, Identity, MAX_BLOB, MAX_MESSAGE,
+    Needs, Who,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::cell::{Cell, RefCell};
@@ -18,6 +19,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
+use zeroize::{Zeroize, Zeroizing};
 
 /// interceptor answers a Hello at once; one that does not is no interceptor.
 const HELLO_TIME: Duration = Duration::from_secs(5);
@@ -124,7 +126,7 @@ type DialResult = Result<OwnedFd, DialFailure>;
 pub struct Channel {
     /// Only ever waited for through this type, which has no word for SOCK_SEQPACKET; `imds_ipc` sends and receives.
     socket: UnixStream,
-    unsent: RefCell<VecDeque<Vec<u8>>>,
+    unsent: RefCell<VecDeque<Zeroizing<Vec<u8>>>>,
     /// There is something unsent.
     wake: Notify,
     /// Messages that ever had to wait, and those of them that do no longer.
@@ -140,6 +142,10 @@ pub struct Channel {
     minor: Cell<u8>,
     /// A newer filterd is attached.
     dismissed: Notify,
+    /// What a filterd before us left with interceptor.
+    kept: RefCell<Option<Blob>>,
+    /// It may still come.
+    kept_is_due: Cell<bool>,
     next_dial: Cell<u64>,
     dials: RefCell<HashMap<u64, oneshot::Sender<DialResult>>>,
 }
@@ -190,6 +196,8 @@ impl Channel {
             identity: Cell::new(None),
             minor: Cell::new(0),
             dismissed: Notify::new(),
+            kept: RefCell::default(),
+            kept_is_due: Cell::new(true),
             next_dial: Cell::new(0),
             dials: RefCell::default(),
         })
@@ -212,6 +220,11 @@ impl Channel {
         self.dismissed.notified().await;
     }
 
+    /// What a filterd before us asked interceptor to keep, the first time that it is taken.
+    pub(crate) fn take_kept(&self) -> Option<Blob> {
+        self.kept.borrow_mut().take()
+    }
+
     /// Tells interceptor what is to be told, and of whom.
     pub fn need(&self, needs: Needs, mode: Mode) {
         // before its needs: from these on we are given connections
@@ -225,6 +238,7 @@ impl Channel {
             (FromInterceptor::Hello(_), Some(_)) => return Err(ChannelEnd::Descriptor),
             (
                 FromInterceptor::Identity(_)
+                | FromInterceptor::Kept(_)
                 | FromInterceptor::Connection { .. }
                 | FromInterceptor::Dialled { .. }
                 | FromInterceptor::DialFailed { .. }
@@ -240,6 +254,7 @@ impl Channel {
             (FromInterceptor::Identity(_), Some(_)) => Err(ChannelEnd::Descriptor),
             (
                 FromInterceptor::Hello(_)
+                | FromInterceptor::Kept(_)
                 | FromInterceptor::Connection { .. }
                 | FromInterceptor::Dialled { .. }
                 | FromInterceptor::DialFailed { .. }
@@ -257,12 +272,22 @@ impl Channel {
         for taken in 1_u32.. {
             match self.message().await? {
                 (FromInterceptor::Connection { id, subject, client, service, upstream }, Some(stream)) => {
+                    self.kept_is_due.set(false);
                     return Ok(Captured { id, subject, client, service, upstream, stream });
                 }
                 (FromInterceptor::Dialled { dial }, Some(stream)) => self.settle(dial, Ok(stream))?,
                 (FromInterceptor::DialFailed { dial, why }, None) => self.settle(dial, Err(why))?,
                 (FromInterceptor::Drain, None) if self.replays() => self.dismissed.notify_one(),
-                (FromInterceptor::Hello(_) | FromInterceptor::Identity(_) | FromInterceptor::Drain, _) => {
+                (FromInterceptor::Kept(blob), None) if self.kept_is_due.replace(false) => {
+                    self.kept.replace(Some(blob));
+                }
+                (
+                    FromInterceptor::Hello(_)
+                    | FromInterceptor::Identity(_)
+                    | FromInterceptor::Kept(_)
+                    | FromInterceptor::Drain,
+                    _,
+                ) => {
                     return Err(ChannelEnd::OutOfTurn);
                 }
                 (
@@ -287,7 +312,11 @@ impl Channel {
     fn receive(&self) -> Result<(FromInterceptor, Option<OwnedFd>), ChannelEnd> {
         let mut buffer = [0; MAX_MESSAGE];
         let (bytes, descriptor) = channel::receive_with_descriptor(&self.socket, &mut buffer)?;
-        Ok((FromInterceptor::decode(bytes)?, descriptor))
+        let message = FromInterceptor::decode(bytes)?;
+        if matches!(message, FromInterceptor::Kept(_)) {
+            buffer.zeroize();
+        }
+        Ok((message, descriptor))
     }
 
     /// An answer that comes after its exchange gave up is dropped, and its socket with it.
@@ -307,7 +336,9 @@ impl Channel {
         if message.since() > self.minor.get() {
             return;
         }
-        let mut bytes = Vec::with_capacity(32);
+        // room for what is kept at once, or what a vector grew out of would not be wiped
+        let room = if matches!(message, FromFilterd::Keep(_)) { MAX_BLOB + 16 } else { 32 };
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room));
         message.encode(&mut bytes);
         let mut unsent = self.unsent.borrow_mut();
         if unsent.is_empty() {

@@ -3,17 +3,14 @@
 
 use crate::answer::{AnswerBody, Refused, denied, relay};
 use crate::audit::{Entry, Word};
+use crate::fetch::{Fetched, fetch};
 use crate::filter::{Client, Ending, Filter};
-use crate::forward::{Answer, Upstream, forward};
 use crate::strict::{Head, Malformed};
 use hyper::Response;
 use hyper::header::{self, HeaderValue};
 use imds_rules::{Permit, Request, Verdict, decide, decide_unattributed};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
-
-/// interceptor keeps the dial limit itself; this much more is for its word to arrive.
-const DIAL_SLACK: Duration = Duration::from_millis(500);
+use std::time::Instant;
 
 pub(crate) async fn exchange(
     filter: Rc<Filter>,
@@ -25,9 +22,15 @@ pub(crate) async fn exchange(
     let mut entry = Entry::begin(&filter.audit, &client);
     let answered = answer(&filter, &client, head, &mut entry, &mut close).await;
     let mut response = match answered {
-        Ok(answer) => relay(answer, client, entry, filter.settings.answer_bytes),
+        Ok(Fetched::Relayed(answer)) => relay(answer, client, entry, filter.settings.answer_bytes),
+        Ok(Fetched::Ours(response)) => {
+            let response = response.map(|bytes| AnswerBody::Ours(Some(bytes)));
+            count(&mut entry, &response, head_only);
+            response
+        }
         Err(refused) => {
             close |= refused.close;
+            let refused = refused.instead_of_403(filter.refuse_status);
             refuse(&refused, &client, entry, head_only)
         }
     };
@@ -45,15 +48,17 @@ async fn answer(
     head: Result<Head, Malformed>,
     entry: &mut Entry,
     close: &mut bool,
-) -> Result<Answer, Refused> {
+) -> Result<Fetched, Refused> {
     let request = canonicalise(client, &head?, entry, close)?;
     admit(filter, client)?;
+    let left = filter.tokens.judge(client.uid(), &request, &filter.interceptor)?;
     let permit = judge(filter, client, request, entry)?;
-    let upstream = dial(filter, client).await?;
     let word = if permit.would_deny().is_some() { Word::WouldDeny } else { Word::Allow };
-    let mut answer = forward(permit, upstream, filter.settings.answer_bytes).await?;
-    answer.read_ahead().await;
-    entry.status = answer.0.status().as_u16();
+    let mut answer = fetch(filter, client, permit, left).await?;
+    if let Fetched::Relayed(answer) = &mut answer {
+        answer.read_ahead().await;
+    }
+    entry.status = answer.status().as_u16();
     entry.word = word;
     Ok(answer)
 }
@@ -97,6 +102,7 @@ fn judge(filter: &Filter, client: &Client, request: Request, entry: &mut Entry) 
             if let Some(why) = permit.would_deny() {
                 entry.why = denied(why, client);
             }
+            entry.translate = permit.translation().map(|rule| rule.line);
             Ok(permit)
         }
         Verdict::Deny(denial) => {
@@ -104,13 +110,6 @@ fn judge(filter: &Filter, client: &Client, request: Request, entry: &mut Entry) 
             Err(Refused::denied(denied(denial.why(), client)))
         }
     }
-}
-
-async fn dial(filter: &Filter, client: &Client) -> Result<Upstream, Refused> {
-    let service = &client.service;
-    let patience = filter.settings.dial() + DIAL_SLACK;
-    let stream = filter.interceptor.dial(service.upstream, patience).await?;
-    Ok(Upstream::new(stream, service.host.clone())?)
 }
 
 fn refuse(refused: &Refused, client: &Client, mut entry: Entry, head_only: bool) -> Response<AnswerBody> {
@@ -121,8 +120,12 @@ fn refuse(refused: &Refused, client: &Client, mut entry: Entry, head_only: bool)
     entry.word = refused.word;
     entry.status = refused.status.as_u16();
     entry.why.clone_from(&refused.why);
+    count(&mut entry, &response, head_only);
+    response
+}
+
+fn count(entry: &mut Entry, response: &Response<AnswerBody>, head_only: bool) {
     if !head_only {
         entry.bytes = hyper::body::Body::size_hint(response.body()).lower();
     }
-    response
 }

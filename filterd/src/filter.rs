@@ -5,10 +5,11 @@ use crate::audit::{Audit, Output};
 use crate::channel::Channel;
 use crate::in_force::InForce;
 use crate::limits::{Limits, OverLimit};
+use crate::tokens::Tokens;
 use hyper::header::{HeaderValue, InvalidHeaderValue};
 use imds_ipc::Unattributed;
 use imds_rules::{Profile, Subject, Unit};
-use imds_settings::{GroupSource, Settings};
+use imds_settings::{GroupSource, RefuseStatus, Settings};
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -34,6 +35,9 @@ pub struct Filter {
     pub(crate) services: Vec<Rc<Service>>,
     pub(crate) settings: imds_settings::Limits,
     pub(crate) groups: GroupSource,
+    /// Of our own 403s.
+    pub(crate) refuse_status: RefuseStatus,
+    pub(crate) tokens: Tokens,
     pub(crate) limits: RefCell<Limits>,
     pub(crate) audit: Rc<Audit>,
     pub(crate) interceptor: Channel,
@@ -62,6 +66,8 @@ impl Filter {
             limits: RefCell::new(Limits::new(&settings.limits)),
             settings: settings.limits.clone(),
             groups: settings.filter.groups,
+            refuse_status: settings.filter.refuse_status,
+            tokens: Tokens::new(settings.filter.tokens, settings.upstreams().count()),
             audit: Rc::new(audit),
             interceptor,
             drain: Drain::default(),

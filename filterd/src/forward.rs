@@ -7,7 +7,7 @@ use hyper::client::conn::http1::{Builder, Connection};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use imds_rules::Permit;
+use imds_rules::{Permit, Secret, TOKEN_HEADER};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -60,6 +60,10 @@ impl Upstream {
         let stream = TcpStream::from_std(stream).map_err(|_| ForwardError::Socket)?;
         Ok(Self { stream, host })
     }
+
+    pub(crate) fn host(&self) -> HeaderValue {
+        self.host.clone()
+    }
 }
 
 /// Why an allowed request got no answer from upstream.
@@ -110,7 +114,31 @@ impl Answer {
 /// # Errors
 /// When no answer comes that can be passed on.
 pub async fn forward(permit: Permit, upstream: Upstream, max_body: u64) -> Result<Answer, ForwardError> {
-    let request = request(&permit, upstream.host)?;
+    let request = request(&permit, upstream.host(), None)?;
+    send(request, upstream, max_body).await
+}
+
+/// As [`forward`], but with our token in place of the client's. By reference: what the service refuses because of our
+/// token is sent again with another one.
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) async fn forward_with(
+    permit: &Permit,
+    token: &Secret,
+    upstream: Upstream,
+    max_body: u64,
+) -> Result<Answer, ForwardError> {
+    let request = request(permit, upstream.host(), Some(token))?;
+    send(request, upstream, max_body).await
+}
+
+/// Sends a request of ours and waits for the head of its answer.
+pub(crate) async fn send(
+    request: Request<Empty<Bytes>>,
+    upstream: Upstream,
+    max_body: u64,
+) -> Result<Answer, ForwardError> {
     let io = TokioIo::new(upstream.stream);
     let handshake = Builder::new()
         .preserve_header_case(true)
@@ -129,7 +157,11 @@ pub async fn forward(permit: Permit, upstream: Upstream, max_body: u64) -> Resul
     answer(response.map_err(|_| ForwardError::NoAnswer)?, wire, max_body)
 }
 
-fn request(permit: &Permit, host: HeaderValue) -> Result<Request<Empty<Bytes>>, ForwardError> {
+fn request(
+    permit: &Permit,
+    host: HeaderValue,
+    ours: Option<&Secret>,
+) -> Result<Request<Empty<Bytes>>, ForwardError> {
     let judged = permit.request();
     let method = match judged.method() {
         imds_rules::Method::Get => Method::GET,
@@ -139,7 +171,12 @@ fn request(permit: &Permit, host: HeaderValue) -> Result<Request<Empty<Bytes>>, 
     let mut request =
         Request::builder().method(method).uri(judged.upstream_target()).header(header::HOST, host);
     for (name, value) in judged.upstream_headers() {
-        request = request.header(name, unseen(value)?);
+        if ours.is_none() || !name.eq_ignore_ascii_case(TOKEN_HEADER) {
+            request = request.header(name, unseen(value)?);
+        }
+    }
+    if let Some(token) = ours {
+        request = request.header(TOKEN_HEADER, unseen(token.bytes())?);
     }
     if judged.method() == imds_rules::Method::Put {
         request = request.header(header::CONTENT_LENGTH, HeaderValue::from_static("0"));

@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod as_service;
 pub mod audit;
 pub mod channel;
 mod connection;
 pub mod control;
 mod exchange;
+mod fetch;
 mod filter;
 pub mod forward;
 pub mod in_force;
@@ -22,6 +24,8 @@ pub mod start;
 pub mod strict;
 pub mod subject;
 pub mod supervise;
+mod sys;
+mod tokens;
 
 pub use filter::Filter;
 pub use reload::{choose, say_in_force};

@@ -89,7 +89,32 @@ fn requests(printed: &str) -> Vec<Request> {
         let shorter = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         all.push(request(b"HEAD", &encoded(&format!("/{shorter}"))));
     }
+    all.extend([&["User-Agent: a"][..], &["X-aws-ec2-metadata-token: t"]].map(|headers| with("/", headers)));
+    all.push(with("/", &asked_for(printed)));
     all.into_iter().flatten().collect()
+}
+
+/// Headers that rules ask for, each once, with the first value that one wants.
+fn asked_for(printed: &str) -> Vec<String> {
+    let mut headers: Vec<String> = Vec::new();
+    for line in printed.lines() {
+        let mut pieces = line.split('"');
+        while let (Some(word), Some(text)) = (pieces.next(), pieces.next()) {
+            match word.rsplit(' ').nth(1) {
+                Some("agent") => headers.push(format!("user-agent: {text}")),
+                Some("header") => headers.push(format!("{text}: 1")),
+                _ => {
+                    // the value of the header before it, or the path
+                    if let Some((name, _)) = headers.last().and_then(|last| last.split_once(": ")) {
+                        headers.push(format!("{name}: {text}"));
+                    }
+                }
+            }
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    headers.retain(|header| seen.insert(header.split(':').next().unwrap_or_default().to_owned()));
+    headers
 }
 
 fn encoded(path: &str) -> String {
@@ -102,7 +127,20 @@ fn encoded(path: &str) -> String {
 }
 
 fn request(method: &[u8], target: &str) -> Option<Request> {
-    let head = Head { method, target: target.as_bytes(), version: Version::Http10, headers: &[] };
+    judged(method, target, &[])
+}
+
+fn with<T: AsRef<str>>(target: &str, headers: &[T]) -> Option<Request> {
+    let headers: Vec<(&[u8], &[u8])> = headers
+        .iter()
+        .filter_map(|header| header.as_ref().split_once(": "))
+        .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+        .collect();
+    judged(b"GET", target, &headers)
+}
+
+fn judged(method: &[u8], target: &str, headers: &[(&[u8], &[u8])]) -> Option<Request> {
+    let head = Head { method, target: target.as_bytes(), version: Version::Http10, headers };
     Request::canonicalise(&head, &Profile::ec2(Vec::new(), 80, Vec::new())).ok()
 }
 

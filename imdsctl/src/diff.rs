@@ -1,7 +1,8 @@
 //! `imdsctl diff`: which recorded requests a file of rules would judge otherwise than they were judged. Asks the rules;
 //! changes nothing.
 //!
-//! A line tells user, unit, method and path. Groups are those of the account database now, and headers are not known.
+//! A line tells user, unit, method, path and whether a token came. Groups are those of the account database now, and
+//! other headers are not known.
 
 use crate::lines::{Line, Source, printable};
 use crate::{Fault, check, load};
@@ -22,6 +23,7 @@ struct Recorded {
     unit: Option<String>,
     method: String,
     path: String,
+    token: bool,
     allowed: bool,
     rule: Option<u64>,
 }
@@ -59,8 +61,8 @@ fn recorded(line: Line) -> Option<Recorded> {
         _ => return None,
     };
     let who = line.who();
-    let Line { uid, unit, method, path, rule, .. } = line;
-    Some(Recorded { who, uid, unit, method, path, allowed, rule })
+    let Line { uid, unit, method, path, rule, token, .. } = line;
+    Some(Recorded { who, uid, unit, method, path, token: token == Some(true), allowed, rule })
 }
 
 fn profile(settings: &Settings) -> Profile {
@@ -72,11 +74,14 @@ fn profile(settings: &Settings) -> Profile {
 
 /// How these rules judge it, if otherwise.
 fn differs(rules: &Rules, profile: &Profile, recorded: &Recorded) -> Option<String> {
+    // which one makes no difference to rules
+    let token: (&[u8], &[u8]) = (b"X-aws-ec2-metadata-token", b"token");
+    let headers: Vec<_> = recorded.token.then_some(token).into_iter().collect();
     let head = Head {
         method: recorded.method.as_bytes(),
         target: recorded.path.as_bytes(),
         version: Version::Http10,
-        headers: &[],
+        headers: &headers,
     };
     let request = Request::canonicalise(&head, profile).ok()?;
     let verdict = match recorded.uid {

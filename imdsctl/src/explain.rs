@@ -13,6 +13,10 @@ pub(crate) struct Question {
     pub(crate) groups: Vec<String>,
     pub(crate) unit: Option<String>,
     pub(crate) method: String,
+    pub(crate) agent: Option<String>,
+    /// `Name: value`
+    pub(crate) headers: Vec<String>,
+    pub(crate) token: bool,
     pub(crate) path: String,
 }
 
@@ -46,6 +50,12 @@ pub(crate) fn run(
 
 /// Without `Host`, which HTTP/1.0 allows: this is about the path.
 fn canonical(question: &Question, settings: &Settings) -> Result<Request, imds_rules::Refusal> {
+    let given = question.headers.iter().map(|header| header.split_once(':').unwrap_or((header, "")));
+    let agent = question.agent.iter().map(|agent| ("User-Agent", agent.as_str()));
+    // which one makes no difference to rules
+    let token = question.token.then_some(("X-aws-ec2-metadata-token", "token"));
+    let headers: Vec<(&[u8], &[u8])> =
+        agent.chain(token).chain(given).map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     let (addresses, port, hosts) = settings
         .services
         .first()
@@ -54,7 +64,7 @@ fn canonical(question: &Question, settings: &Settings) -> Result<Request, imds_r
         method: question.method.as_bytes(),
         target: question.path.as_bytes(),
         version: Version::Http10,
-        headers: &[],
+        headers: &headers,
     };
     Request::canonicalise(&head, &Profile::ec2(addresses, port, hosts))
 }
@@ -102,6 +112,9 @@ fn shown(told: &Explanation, file: &Path, about: &str) -> String {
         let _ = writeln!(text, "{}:{}: {}", file.display(), rule.line, rule.text);
     }
     let _ = writeln!(text, "{}: {about}", told.reason);
+    if let Some(rule) = &told.translation {
+        let _ = writeln!(text, "sent to the service with a token of imds-filterd's own: {rule}");
+    }
     for other in &told.others {
         let _ = writeln!(text, "also matches: {other}");
     }

@@ -25,6 +25,10 @@ pub(crate) struct Line {
     pub(crate) uid: Option<u32>,
     pub(crate) user: Option<String>,
     pub(crate) unit: Option<String>,
+    pub(crate) exe: Option<String>,
+    /// Whether an IMDSv2 token came; older lines do not say.
+    #[serde(default)]
+    pub(crate) token: Option<bool>,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) status: u16,

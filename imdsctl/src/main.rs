@@ -14,6 +14,7 @@ mod log;
 mod release;
 mod reload;
 mod status;
+mod v1_report;
 
 use clap::{Parser, Subcommand};
 use imds_settings::exit;
@@ -67,6 +68,11 @@ enum Command {
     },
     /// Show the audit lines of imds-filterd, chosen or summed up
     Log(log::Options),
+    /// Say who still sends IMDSv1: user, unit, program and path, how often and when last
+    V1Report {
+        /// A file of audit lines, or - for standard input [default: the journal]
+        file: Option<PathBuf>,
+    },
     /// Say which recorded requests a file of rules would judge otherwise; exit 1 if there are any
     Diff {
         /// The file of rules
@@ -114,6 +120,15 @@ enum Command {
         /// The method of the request
         #[arg(long, default_value = "GET")]
         method: String,
+        /// The beginning of what the client says of itself (its User-Agent)
+        #[arg(long, value_name = "TEXT")]
+        agent: Option<String>,
+        /// A header of the request, "Name: value"; may be given more than once
+        #[arg(long = "header", value_name = "HEADER")]
+        headers: Vec<String>,
+        /// An IMDSv2 token comes with the request
+        #[arg(long)]
+        token: bool,
         /// The path, as in a request (percent-encoding and all)
         path: String,
     },
@@ -175,14 +190,15 @@ fn answer(command: Command) -> Result<(String, bool), Fault> {
         }
         Command::Status { config, json } => status::run(&load::settings(config.as_deref())?, json),
         Command::Log(options) => log::run(&options).map(well),
+        Command::V1Report { file } => v1_report::run(file.as_deref()).map(well),
         Command::Diff { file, log, config } => {
             diff::run(&file, log.as_deref(), &load::settings(config.as_deref())?)
         }
         Command::Release { config } => release::run(config.as_deref()).map(well),
         Command::Doctor { config, user } => doctor::run(config.as_deref(), &user),
         Command::Ways(targets) => Ok(doctor::run_ways(&targets)),
-        Command::Explain { rules, config, user, groups, unit, method, path } => {
-            let question = explain::Question { user, groups, unit, method, path };
+        Command::Explain { rules, config, user, groups, unit, method, agent, headers, token, path } => {
+            let question = explain::Question { user, groups, unit, method, agent, headers, token, path };
             explain::run(rules, config.as_deref(), &question).map(well)
         }
         Command::Completions { shell } => Ok(well(completions::of(shell))),

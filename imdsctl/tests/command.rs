@@ -116,7 +116,7 @@ fn explain_tells_the_verdict_the_deciding_line_and_why() {
     let (code, out, err) = explain("65533", "/latest/user-data/");
     assert_eq!((code, err.as_str()), (0, ""));
     let wanted = format!(
-        "deny\n{}:2: Deny \"/*/user-data\"\nit is the last rule that matches this user and path: \
+        "deny\n{}:2: Deny \"/*/user-data\"\nit is the last rule that matches this user, path and request: \
          user 65533 (uid 65533), GET /latest/user-data/\nalso matches: line 1: Allow \"/\"\n",
         file.path()
     );
@@ -163,6 +163,44 @@ fn the_method_given_to_explain_counts() {
 }
 
 #[test]
+fn the_agent_headers_and_token_given_to_explain_count() {
+    let file = File::with(
+        "Allow agent \"aws-cli/\" \"/a\"\nAllow header \"Metadata-Flavor\" \"Amazon\" \"/\"\nDeny no-token \"/t\"\n",
+    );
+    let line = |more: &[&str], path: &str| {
+        let mut arguments = vec!["explain", "--rules", file.path(), "--user", "65533"];
+        arguments.extend(more);
+        arguments.push(path);
+        let (code, out, err) = told(&arguments);
+        assert_eq!(code, 0, "{err}");
+        let mut lines = out.lines();
+        let verdict = lines.next().unwrap().to_owned();
+        let rule = lines.next().unwrap().strip_prefix(&format!("{}:", file.path()));
+        rule.map_or(verdict.clone(), |rule| format!("{verdict} {}", rule.split(':').next().unwrap()))
+    };
+    assert_eq!(line(&[], "/a"), "deny");
+    assert_eq!(line(&["--agent", "aws-cli/2.1"], "/a"), "allow 1");
+    assert_eq!(line(&["--agent", "curl/8"], "/a"), "deny");
+    let flavor = ["--header", "Metadata-Flavor: Amazon"];
+    assert_eq!(line(&flavor, "/b"), "allow 2");
+    assert_eq!(line(&flavor, "/t"), "deny 3");
+    assert_eq!(line(&[flavor[0], flavor[1], "--token"], "/t"), "allow 2");
+    assert_eq!(line(&["--header", "X-Forwarded-For: a"], "/b"), "deny");
+    assert_eq!(line(&["--header", "no colon"], "/b"), "deny");
+}
+
+#[test]
+fn explain_tells_what_is_translated() {
+    let file = File::with("Allow \"/\"\nTranslate user 65533 \"/latest\"\n");
+    let line =
+        "sent to the service with a token of imds-filterd's own: line 2: Translate user 65533 \"/latest\"\n";
+    let arguments = ["explain", "--rules", file.path(), "--user", "65533", "/latest"];
+    assert!(told(&arguments).1.contains(line));
+    let with_token = ["explain", "--rules", file.path(), "--user", "65533", "--token", "/latest"];
+    assert!(!told(&with_token).1.contains("own"));
+}
+
+#[test]
 fn an_unknown_user_or_group_of_the_question_is_wrong_usage() {
     let file = File::with("Allow \"/\"\n");
     let (code, _, err) = told(&["explain", "--rules", file.path(), "--user", "no-such-user-here", "/"]);
@@ -192,6 +230,27 @@ fn explain_finds_the_rules_through_the_settings() {
 }
 
 #[test]
+fn the_report_of_imdsv1_counts_what_came_without_a_token() {
+    let line = |user: &str, token: &str| {
+        format!(
+            "{{\"v\":1,\"time\":\"2026-11-22T03:00:00.000Z\",\"verdict\":\"allow\",\"rule\":1,\"why\":\"\",\"uid\":1,\
+             \"user\":\"{user}\",\"unit\":\"a.service\",\"pid\":1,\"exe\":\"agent\",{token}\"method\":\"GET\",\
+             \"path\":\"/latest\",\"status\":200,\"bytes\":1,\"ms\":0,\"client\":\"10.0.0.5:1\",\"service\":\"ec2\"}}\n"
+        )
+    };
+    let old = line("older", "");
+    let (v1, v2, put) =
+        (line("v1", "\"token\":false,"), line("v2", "\"token\":true,"), line("put", "\"token\":null,"));
+    let log = File::with(format!("started\n{v1}{v2}{put}{old}{v1}"));
+    let (code, out, err) = told(&["v1-report", log.path()]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["times", "last", "user", "unit", "exe", "path"]);
+    assert_eq!(rows[1..], [["2", "2026-11-22T03:00:00.000Z", "v1", "a.service", "agent", "/latest"]]);
+    assert_eq!(told(&["v1-report", "/nonexistent"]).0, 66);
+}
+
+#[test]
 fn a_reader_that_went_away_is_no_fault() {
     // more than a pipe holds, so that the write does meet the closed end
     let file = File::with("Allow \"/\"\n".repeat(10_000));
@@ -209,9 +268,11 @@ fn a_reader_that_went_away_is_no_fault() {
 
 fn shipped() -> Vec<PathBuf> {
     let conf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf");
-    let all = std::fs::read_dir(conf).unwrap().map(|entry| entry.unwrap().path());
+    let all = [conf.join("examples"), conf]
+        .into_iter()
+        .flat_map(|place| std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path()));
     let found: Vec<_> = all.filter(|path| path.extension().is_some_and(|end| end == "conf")).collect();
-    assert!(!found.is_empty());
+    assert!(found.len() >= 2);
     found
 }
 
@@ -225,7 +286,7 @@ fn every_shipped_file_is_good_and_says_what_it_means() {
 
 #[test]
 fn every_recipe_of_a_shipped_file_is_good() {
-    for path in shipped() {
+    for path in shipped().into_iter().filter(|path| path.ends_with("imds.conf")) {
         let text = std::fs::read_to_string(&path).unwrap();
         let mut recipes = 0;
         let lines = text.lines().map(|line| match line.strip_prefix('#') {

@@ -2,6 +2,7 @@
 //! No policy, no HTTP, no state: bytes to messages and back. Each side treats the other as hostile.
 #![forbid(unsafe_code)]
 
+mod blob;
 pub mod channel;
 pub mod control;
 mod message;
@@ -10,6 +11,7 @@ mod subject;
 mod time;
 mod wire;
 
+pub use blob::{Blob, MAX_BLOB};
 pub use message::{DialFailure, FromFilterd, FromInterceptor, Hello};
 pub use subject::{
     Groups, Identity, Lack, MAX_EXE, MAX_GROUPS, Needs, Process, Subject, Unattributed, Unit, Who,

@@ -1,6 +1,7 @@
 //! The messages. One enum a direction, so that neither process can even name what only the other may say.
 //! Decides nothing: a well-formed message may still be refused by whoever gets it.
 
+use crate::blob::Blob;
 use crate::control::Mode;
 use crate::subject::{Identity, Needs, Subject, Unattributed, Who};
 use crate::wire::{DecodeError, Reader, Writer, kind};
@@ -57,6 +58,9 @@ pub enum FromInterceptor {
     Hello(Hello),
     /// Comes once, right after its Hello.
     Identity(Identity),
+    /// What a filterd before asked to be kept, if one did. Comes once, after its first word of needs and before the first
+    /// connection.
+    Kept(Blob),
     /// A captured connection; its bytes travel over the one descriptor that comes with this message.
     Connection {
         id: u64,
@@ -89,6 +93,8 @@ pub enum FromFilterd {
     /// Comes with its needs. In audit mode the connections of clients whom nobody can tell are wanted too; before the
     /// first such word, and with no filterd attached, they are refused. Since minor 1.
     Mode(Mode),
+    /// To be given to the next filterd, in place of what was kept before.
+    Keep(Blob),
     /// Asks for a connection to a configured upstream; `dial` is filterd's own number for the ask.
     Dial {
         dial: u64,
@@ -124,7 +130,9 @@ impl FromInterceptor {
     pub fn carries_descriptor(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::Dialled { .. } => true,
-            Self::Hello(_) | Self::Identity(_) | Self::DialFailed { .. } | Self::Drain => false,
+            Self::Hello(_) | Self::Identity(_) | Self::Kept(_) | Self::DialFailed { .. } | Self::Drain => {
+                false
+            }
         }
     }
 
@@ -132,7 +140,7 @@ impl FromInterceptor {
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
-            Self::Drain | Self::Connection { subject: Err(_), .. } => 1,
+            Self::Kept(_) | Self::Drain | Self::Connection { subject: Err(_), .. } => 1,
             Self::Hello(_)
             | Self::Identity(_)
             | Self::Connection { subject: Ok(_), .. }
@@ -149,6 +157,10 @@ impl FromInterceptor {
             Self::Identity(identity) => {
                 w.kind(kind::IDENTITY);
                 identity.encode(&mut w);
+            }
+            Self::Kept(blob) => {
+                w.kind(kind::KEPT);
+                w.blob(blob);
             }
             Self::Connection { id, subject, client, service, upstream } => {
                 // a 1.0 knows the first kind only, and never has the second, which it cannot ask for
@@ -195,6 +207,7 @@ impl FromInterceptor {
         let message = match r.kind() {
             kind::HELLO => Self::Hello(r.hello()?),
             kind::IDENTITY => Self::Identity(Identity::decode(&mut r)?),
+            kind::KEPT => Self::Kept(r.blob()?),
             kind::CONNECTION => Self::Connection {
                 id: r.u64()?,
                 subject: Ok(Subject::decode(&mut r)?),
@@ -234,7 +247,7 @@ impl FromFilterd {
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
-            Self::Mode(_) | Self::Answered { .. } | Self::Reset { .. } | Self::Leaving => 1,
+            Self::Mode(_) | Self::Keep(_) | Self::Answered { .. } | Self::Reset { .. } | Self::Leaving => 1,
             Self::Hello(_) | Self::Needs(_) | Self::Dial { .. } | Self::Close { .. } => 0,
         }
     }
@@ -251,6 +264,10 @@ impl FromFilterd {
             Self::Mode(mode) => {
                 w.kind(kind::MODE);
                 w.u8(mode.number());
+            }
+            Self::Keep(blob) => {
+                w.kind(kind::KEEP);
+                w.blob(blob);
             }
             Self::Dial { dial, upstream } => {
                 w.kind(kind::DIAL);
@@ -285,6 +302,7 @@ impl FromFilterd {
             kind::HELLO => Self::Hello(r.hello()?),
             kind::NEEDS => Self::Needs(Needs::decode(&mut r)?),
             kind::MODE => Self::Mode(Mode::of(r.u8()?)?),
+            kind::KEEP => Self::Keep(r.blob()?),
             kind::DIAL => Self::Dial { dial: r.u64()?, upstream: r.u16()? },
             kind::CLOSE => Self::Close { connection: r.u64()? },
             kind::ANSWERED => {
@@ -302,6 +320,7 @@ impl FromFilterd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blob::MAX_BLOB;
     use crate::subject::{Groups, Lack, MAX_EXE, MAX_GROUPS, Process, Unit};
     use crate::wire::MAX_MESSAGE;
     use proptest::prelude::*;
@@ -351,6 +370,8 @@ mod tests {
             },
             FromInterceptor::Dialled { dial: 3 },
             FromInterceptor::Drain,
+            FromInterceptor::Kept(blob(0)),
+            FromInterceptor::Kept(blob(MAX_BLOB)),
         ];
         for why in [
             DialFailure::Refused,
@@ -377,7 +398,24 @@ mod tests {
             FromFilterd::Answered { connection: 4, bytes: u32::MAX, end: u64::MAX, closes: false },
             FromFilterd::Reset { connection: 7 },
             FromFilterd::Leaving,
+            FromFilterd::Keep(blob(1)),
         ]
+    }
+
+    fn blob(bytes: usize) -> Blob {
+        Blob::new(vec![7; bytes].into()).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_has_a_bound_and_is_not_shown() {
+        assert_eq!(Blob::new(vec![7; MAX_BLOB + 1].into()), None);
+        let mut bytes = Vec::new();
+        FromFilterd::Keep(blob(MAX_BLOB)).encode(&mut bytes);
+        bytes[8..10].copy_from_slice(&257_u16.to_le_bytes());
+        bytes.push(7);
+        bytes[0] += 1;
+        assert_eq!(FromFilterd::decode(&bytes), Err(DecodeError::Value));
+        assert_eq!(format!("{:?}", FromFilterd::Keep(blob(2))), "Keep(Blob(2 bytes))");
     }
 
     #[test]
@@ -457,13 +495,13 @@ mod tests {
         FromInterceptor::Drain.encode(&mut bytes);
         assert_eq!(bytes, [8, 0, 0, 0, 1, 0, 6, 0]);
         let added = samples_from_filterd().into_iter().filter(|message| message.since() == 1).count();
-        assert_eq!(added, 6);
+        assert_eq!(added, 7);
         let added = samples_from_interceptor().into_iter().filter(|message| message.since() == 1);
         let kinds = added.map(|message| {
             let of_nobody = matches!(message, FromInterceptor::Connection { subject: Err(_), .. });
-            of_nobody || message == FromInterceptor::Drain
+            of_nobody || matches!(message, FromInterceptor::Drain | FromInterceptor::Kept(_))
         });
-        assert_eq!(kinds.collect::<Vec<_>>(), [true, true]);
+        assert_eq!(kinds.collect::<Vec<_>>(), [true; 4]);
         FromFilterd::Mode(Mode::Audit).encode(&mut bytes);
         assert_eq!(bytes, [9, 0, 0, 0, 1, 0, 22, 0, 1]);
         FromInterceptor::Connection {

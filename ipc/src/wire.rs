@@ -1,9 +1,11 @@
 //! Bytes and fields: a little-endian header (length, version, kind), then the typed fields of that kind.
 //! Total: no indexing, no cast; whatever is not exactly one message is an error.
 
+use crate::blob::Blob;
 use crate::message::Hello;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use zeroize::Zeroizing;
 
 /// Programs with different majors cannot talk.
 pub const PROTOCOL_MAJOR: u16 = 1;
@@ -26,6 +28,7 @@ pub(crate) mod kind {
     pub(crate) const IDENTITY: u16 = 5;
     pub(crate) const DRAIN: u16 = 6;
     pub(crate) const UNATTRIBUTED: u16 = 7;
+    pub(crate) const KEPT: u16 = 8;
     pub(crate) const DIAL: u16 = 16;
     pub(crate) const CLOSE: u16 = 17;
     pub(crate) const NEEDS: u16 = 18;
@@ -33,6 +36,7 @@ pub(crate) mod kind {
     pub(crate) const RESET: u16 = 20;
     pub(crate) const LEAVING: u16 = 21;
     pub(crate) const MODE: u16 = 22;
+    pub(crate) const KEEP: u16 = 28;
 }
 
 /// Why bytes are no message. Fatal for the peer that sent them.
@@ -113,6 +117,11 @@ impl<'a> Writer<'a> {
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         self.0.extend_from_slice(bytes);
+    }
+    pub(crate) fn blob(&mut self, blob: &Blob) {
+        // it has a bound far below
+        self.u16(u16::try_from(blob.bytes().len()).unwrap_or(u16::MAX));
+        self.0.extend_from_slice(blob.bytes());
     }
     pub(crate) fn address(&mut self, address: SocketAddr) {
         match address.ip() {
@@ -214,6 +223,12 @@ impl<'a> Reader<'a> {
         let (text, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Length)?;
         self.rest = rest;
         String::from_utf8(text.to_vec()).map_err(|_| DecodeError::Value)
+    }
+    pub(crate) fn blob(&mut self) -> Result<Blob, DecodeError> {
+        let length = usize::from(self.u16()?);
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Length)?;
+        self.rest = rest;
+        Blob::new(Zeroizing::new(bytes.to_vec())).ok_or(DecodeError::Value)
     }
     pub(crate) fn address(&mut self) -> Result<SocketAddr, DecodeError> {
         let ip = match self.u8()? {

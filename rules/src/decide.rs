@@ -20,6 +20,7 @@ pub struct Permit {
     request: Request,
     rule: Option<RuleRef>,
     would_deny: Option<Why>,
+    translation: Option<RuleRef>,
 }
 
 impl Permit {
@@ -38,6 +39,12 @@ impl Permit {
     #[must_use]
     pub fn would_deny(&self) -> Option<&Why> {
         self.would_deny.as_ref()
+    }
+
+    /// The rule by which this request, which has no token, is to be sent with one of ours.
+    #[must_use]
+    pub fn translation(&self) -> Option<&RuleRef> {
+        self.translation.as_ref()
     }
 }
 
@@ -124,10 +131,13 @@ pub fn decide(rules: &Rules, subject: &Subject, request: Request) -> Verdict {
         None => Why::NoRule,
         Some(Deciding { rule, doubt }) => match (rule.verb, doubt) {
             (Verb::Allow, None) => {
-                return Verdict::Allow(Permit { rule: Some(rule.rule.clone()), request, would_deny: None });
+                let rule = Some(rule.rule.clone());
+                let translation = rules.translation(subject, &request).map(|rule| rule.rule.clone());
+                return Verdict::Allow(Permit { rule, request, would_deny: None, translation });
             }
             (Verb::Allow, Some(doubt)) => Why::InDoubt(doubt.rule.clone()),
-            (Verb::Deny, _) => Why::Rule(rule.rule.clone()),
+            // a Translate never decides; it would not allow
+            (Verb::Deny | Verb::Translate, _) => Why::Rule(rule.rule.clone()),
         },
     };
     not_allowed(rules, request, why)
@@ -141,6 +151,9 @@ pub fn decide_unattributed(rules: &Rules, request: Request) -> Verdict {
 fn not_allowed(rules: &Rules, request: Request, why: Why) -> Verdict {
     match rules.mode() {
         Mode::Enforce => Verdict::Deny(Denial { request, why }),
-        Mode::Audit => Verdict::Allow(Permit { request, rule: why.rule().cloned(), would_deny: Some(why) }),
+        Mode::Audit => {
+            let rule = why.rule().cloned();
+            Verdict::Allow(Permit { request, rule, would_deny: Some(why), translation: None })
+        }
     }
 }

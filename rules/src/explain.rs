@@ -12,8 +12,10 @@ pub struct Explanation {
     /// The deciding rule; `None` when no rule matched.
     pub rule: Option<RuleRef>,
     pub reason: &'static str,
-    /// The other rules that match subject and path, in the order of the file.
+    /// The other rules that match subject, path and conditions, in the order of the file.
     pub others: Vec<RuleRef>,
+    /// The rule by which an allowed request is sent with a token of ours.
+    pub translation: Option<RuleRef>,
 }
 
 #[must_use]
@@ -29,16 +31,20 @@ pub fn explain(rules: &Rules, subject: &Subject, request: Request) -> Explanatio
     let in_doubt = matches!(&verdict, Verdict::Deny(denial) if denial.in_doubt());
     let reason = match (&rule, token) {
         (Some(_), _) if in_doubt => "its groups or its unit are not wholly known, so this rule may be for it",
-        (None, false) => "no rule matches this user and path",
+        (None, false) => "no rule matches this user, path and request",
         (None, true) => "no rule about /latest/api matches, and no Allow rule is for this user",
-        (Some(_), false) => "it is the last rule that matches this user and path",
+        (Some(_), false) => "it is the last rule that matches this user, path and request",
         (Some(rule), true) if about_api(rules, rule) => {
             "it is the last rule about /latest/api that matches this user: such rules decide tokens"
         }
         (Some(_), true) => "whoever may read something may have a token; no rule about /latest/api matches",
     };
     let others = matching.into_iter().filter(|other| Some(other) != rule.as_ref()).collect();
-    Explanation { verdict, rule, reason, others }
+    let translation = match &verdict {
+        Verdict::Allow(permit) => permit.translation().cloned(),
+        Verdict::Deny(_) => None,
+    };
+    Explanation { verdict, rule, reason, others, translation }
 }
 
 fn about_api(rules: &Rules, rule: &RuleRef) -> bool {

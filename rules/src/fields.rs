@@ -1,4 +1,4 @@
-//! The header fields of a request: which are refused, which go upstream.
+//! The header fields of a request: which are refused, which go upstream, which only rules may look at.
 //! Total. Passes on nothing that the profile does not list, and nothing given twice.
 
 use crate::secret::Secret;
@@ -9,7 +9,47 @@ pub(crate) type Field = (&'static str, Secret);
 
 type Raw<'a> = (&'a [u8], &'a [u8]);
 
-pub(crate) fn judge(head: &Head<'_>, profile: &Profile) -> Result<Vec<Field>, Refusal> {
+/// The fields of a request that was not refused.
+#[derive(Clone)]
+pub(crate) struct Fields {
+    pub(crate) passed_on: Vec<Field>,
+    others: Others,
+}
+
+impl Fields {
+    /// The values of the header of that name, which is given in small letters, in order of arrival.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let listed = self.passed_on.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name));
+        listed.map(|(_, value)| value.bytes()).chain(self.others.values(name))
+    }
+}
+
+/// What the profile does not list: a line each, `name:value`, in one piece of memory. Names have no colon in them and
+/// values no line end, or the request would have been refused.
+#[derive(Clone)]
+struct Others(Secret);
+
+impl Others {
+    fn of(headers: &[Raw<'_>], profile: &Profile) -> Self {
+        let others = || headers.iter().filter(|(name, _)| listed(name, profile).is_none());
+        let room = others().map(|(name, value)| name.len() + value.trim_ascii().len() + 2).sum();
+        let mut lines = Vec::with_capacity(room);
+        for (name, value) in others() {
+            lines.extend(name.iter().map(u8::to_ascii_lowercase));
+            lines.push(b':');
+            lines.extend_from_slice(value.trim_ascii());
+            lines.push(b'\n');
+        }
+        Self(Secret::owned(lines))
+    }
+
+    fn values<'a>(&'a self, wanted: &str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.0.bytes().split(|byte| *byte == b'\n');
+        lines.filter_map(move |line| line.strip_prefix(wanted.as_bytes())?.strip_prefix(b":"))
+    }
+}
+
+pub(crate) fn judge(head: &Head<'_>, profile: &Profile) -> Result<Fields, Refusal> {
     let headers = head.headers;
     // first: the real service looks for these before anything else, and a sloppy proxy is why they are looked for
     if headers.iter().any(|(name, _)| is_forwarding(name)) {
@@ -19,7 +59,7 @@ pub(crate) fn judge(head: &Head<'_>, profile: &Profile) -> Result<Vec<Field>, Re
     check_framing(headers)?;
     check_host(head, profile)?;
     check_hop_by_hop(headers, profile)?;
-    passed_on(headers, profile)
+    Ok(Fields { passed_on: passed_on(headers, profile)?, others: Others::of(headers, profile) })
 }
 
 /// Blanks around the name do not hide it: some servers strip them before they look.
@@ -39,7 +79,7 @@ fn check_syntax((name, value): &Raw<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
@@ -88,11 +128,15 @@ fn check_hop_by_hop(headers: &[Raw<'_>], profile: &Profile) -> Result<(), Refusa
     Ok(())
 }
 
+/// The profile's spelling of a header that is passed on.
+fn listed(name: &[u8], profile: &Profile) -> Option<&'static str> {
+    profile.request_headers.iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes())).copied()
+}
+
 fn passed_on(headers: &[Raw<'_>], profile: &Profile) -> Result<Vec<Field>, Refusal> {
     let mut fields: Vec<Field> = Vec::new();
     for (name, value) in headers {
-        let listed = profile.request_headers.iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()));
-        let Some(&known) = listed else { continue };
+        let Some(known) = listed(name, profile) else { continue };
         if fields.iter().any(|(earlier, _)| *earlier == known) {
             return Err(Refusal::HeaderRepeated(known));
         }

@@ -1,6 +1,7 @@
 //! imds.conf as rules: one directive a line, every fault of the file reported at once.
 //! Total. Resolves no name and decides nothing.
 
+use crate::condition::{Conditions, MAX_SETS};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::directive::directive;
 use crate::lexer::{Fault, Place, text_of};
@@ -24,6 +25,8 @@ const MAX_FAULTS: usize = 100;
 pub enum Verb {
     Allow,
     Deny,
+    /// No verdict: what is allowed without a token is fetched with one.
+    Translate,
 }
 
 /// A user as a rule names it.
@@ -91,6 +94,9 @@ pub(crate) struct Rule {
     pub(crate) user: Option<(UserName, Place)>,
     pub(crate) group: Option<(GroupName, Place)>,
     pub(crate) unit: Option<(Arc<str>, Place)>,
+    pub(crate) conditions: Conditions,
+    /// The first condition's, or the pattern's.
+    pub(crate) conditions_place: Place,
     pub(crate) pattern: Pattern,
     pub(crate) pattern_place: Place,
     /// From 1.
@@ -150,12 +156,12 @@ pub fn parse(file_name: &str, text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
         );
         return Err(vec![diagnostic(&file, 1, "", Severity::Error, fault)]);
     }
-    let (mut rules, mut faults, mut arrangements) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut rules, mut faults, mut seen) = (Vec::new(), Vec::new(), Seen::default());
     // some editors begin a file with a byte order mark
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        match parse_line(number, line).and_then(|rule| check_arrangement(rule, &mut arrangements)) {
+        match parse_line(number, line).and_then(|rule| seen.check(rule)) {
             Ok(rule) => rules.extend(rule),
             Err((fault, source)) => faults.push(diagnostic(&file, number, &source, Severity::Error, fault)),
         }
@@ -194,14 +200,30 @@ fn parse_line(number: u32, line: &[u8]) -> Result<Option<Rule>, LineFault> {
     directive(number, source).map_err(|fault| (fault, source.to_owned()))
 }
 
-fn check_arrangement(rule: Option<Rule>, seen: &mut HashSet<u64>) -> Result<Option<Rule>, LineFault> {
-    if let Some(rule) = &rule {
-        seen.insert(rule.pattern.arrangement());
-        if seen.len() > MAX_ARRANGEMENTS {
+/// What a verdict's cost depends on, counted.
+#[derive(Default)]
+struct Seen {
+    arrangements: HashSet<u64>,
+    conditions: HashSet<Conditions>,
+}
+
+impl Seen {
+    fn check(&mut self, rule: Option<Rule>) -> Result<Option<Rule>, LineFault> {
+        const EXPECTED: &str = "expected one that an earlier rule has";
+        let Some(rule) = rule else { return Ok(None) };
+        self.arrangements.insert(rule.pattern.arrangement());
+        if self.arrangements.len() > MAX_ARRANGEMENTS {
             let message = format!("more than {MAX_ARRANGEMENTS} different arrangements of `*` in one file");
-            let fault = Fault::new(rule.pattern_place, message, "expected one that an earlier rule has");
+            let fault = Fault::new(rule.pattern_place, message, EXPECTED);
             return Err((fault, rule.source.to_string()));
         }
+        if !rule.conditions.are_none() && !self.conditions.contains(&rule.conditions) {
+            if self.conditions.len() == MAX_SETS {
+                let message = format!("more than {MAX_SETS} different sets of conditions in one file");
+                return Err((Fault::new(rule.conditions_place, message, EXPECTED), rule.source.to_string()));
+            }
+            self.conditions.insert(rule.conditions.clone());
+        }
+        Ok(Some(rule))
     }
-    Ok(rule)
 }

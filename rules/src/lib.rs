@@ -2,6 +2,8 @@
 //! and explains in imdsctl. Pure: no I/O, no clock, no account database; names are resolved by whoever loads the rules.
 #![forbid(unsafe_code)]
 
+mod clauses;
+mod condition;
 mod decide;
 mod diagnostic;
 mod directive;
@@ -32,6 +34,7 @@ pub use head::{Head, Method, Profile, Version};
 pub use language::{GroupName, Parsed, UserName, Verb, parse};
 pub use names::{Members, Name, Names};
 pub use refusal::Refusal;
-pub use request::Request;
+pub use request::{Request, TOKEN_HEADER};
 pub use rules::{RuleRef, Rules, Unresolved};
+pub use secret::Secret;
 pub use subject::{Groups, Subject, Unit};

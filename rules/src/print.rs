@@ -1,6 +1,7 @@
 //! Rules as text again: one directive a line, each in the one form that has the fewest signs.
 //! Must not print what parses to another rule; comments, blanks and line numbers are not kept.
 
+use crate::condition::Conditions;
 use crate::language::{GroupName, Parsed, Pattern, Rule, Segment, UserName, Verb};
 use std::fmt;
 
@@ -15,6 +16,7 @@ impl fmt::Display for Rule {
         f.write_str(match self.verb {
             Verb::Allow => "Allow",
             Verb::Deny => "Deny",
+            Verb::Translate => "Translate",
         })?;
         match &self.user {
             Some((UserName::Uid(uid), _)) => write!(f, " user {uid}")?,
@@ -29,7 +31,27 @@ impl fmt::Display for Rule {
         if let Some((unit, _)) = &self.unit {
             write!(f, " unit {}", Account(unit))?;
         }
-        write!(f, " {}", self.pattern)
+        write!(f, "{} {}", self.conditions, self.pattern)
+    }
+}
+
+impl fmt::Display for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(method) = self.method {
+            write!(f, " method {}", method.as_str())?;
+        }
+        if let Some(agent) = &self.agent {
+            write!(f, " agent \"{agent}\"")?;
+        }
+        for (name, value) in &self.headers {
+            write!(f, " header \"{name}\"")?;
+            value.iter().try_for_each(|value| write!(f, " \"{value}\""))?;
+        }
+        match self.token {
+            Some(true) => f.write_str(" token"),
+            Some(false) => f.write_str(" no-token"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,18 +1,32 @@
 //! The canonical request: built here from a head, judged by the rules, and sent upstream as it is.
-//! Holds no byte that was not judged; shows no header value.
+//! Sends no byte that was not judged; shows no header value.
 
-use crate::fields::{self, Field};
+use crate::fields::{self, Fields};
 use crate::target::Target;
 use crate::{Head, Method, Profile, Refusal};
 use std::fmt;
 
+/// The header of IMDSv2 tokens, in small letters.
+pub const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
+
 /// A request with one reading. Made by [`Request::canonicalise`] only.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Request {
     method: Method,
     target: Target,
-    fields: Vec<Field>,
+    fields: Fields,
 }
+
+/// Equal is what is sent as the same bytes: headers that only rules look at do not count.
+impl PartialEq for Request {
+    fn eq(&self, other: &Self) -> bool {
+        self.method == other.method
+            && self.target == other.target
+            && self.fields.passed_on == other.fields.passed_on
+    }
+}
+
+impl Eq for Request {}
 
 impl fmt::Debug for Request {
     /// Header values are tokens, a query may hold anything: neither is shown.
@@ -58,7 +72,30 @@ impl Request {
 
     /// The headers to send, in order of arrival. `Host` and `Connection` are the sender's business.
     pub fn upstream_headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields.iter().map(|(name, value)| (*name, value.bytes()))
+        self.fields.passed_on.iter().map(|(name, value)| (*name, value.bytes()))
+    }
+
+    /// The values that rules see of a header, whose name is given in small letters: also of one that is not sent.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.fields.values(name)
+    }
+
+    /// The IMDSv2 token that comes with it, whatever it is worth.
+    #[must_use]
+    pub fn token(&self) -> Option<&[u8]> {
+        self.values(TOKEN_HEADER).next()
+    }
+
+    /// Whether an IMDSv2 token comes with it. An empty one is none.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.token().is_some_and(|token| !token.is_empty())
+    }
+
+    /// The life that is asked for a token, unjudged.
+    #[must_use]
+    pub fn token_ttl(&self) -> Option<&[u8]> {
+        self.values("x-aws-ec2-metadata-token-ttl-seconds").next()
     }
 
     /// Whether this is the PUT that begins IMDSv2.
@@ -67,17 +104,19 @@ impl Request {
         self.method == Method::Put
     }
 
+    /// Whether this is the path at which tokens are given, whatever the method.
+    #[must_use]
+    pub fn is_at_token_path(&self) -> bool {
+        self.segments().eq(["latest", "api", "token"])
+    }
+
     /// A PUT is the ask for a token or nothing; what follows relies on it.
     fn check_put(&self) -> Result<(), Refusal> {
-        if self.method != Method::Put {
+        if self.method != Method::Put || self.is_at_token_path() {
             return Ok(());
         }
-        let mut segments = self.segments();
-        match (segments.next(), segments.next(), segments.next(), segments.next()) {
-            (Some("latest"), Some("api"), Some("token"), None) => Ok(()),
-            (Some(_), Some("api"), Some("token"), None) => Err(Refusal::DatedToken),
-            _ => Err(Refusal::PutPath),
-        }
+        let elsewhere = self.segments().skip(1).eq(["api", "token"]);
+        Err(if elsewhere { Refusal::DatedToken } else { Refusal::PutPath })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Rules ready to decide: names resolved, patterns in a tree. Finds the deciding rule; makes no verdict.
 
+use crate::condition::Sets;
 use crate::decide::Mode;
-use crate::key::{Key, Keys, Part};
+use crate::key::{Key, Keys, Known, Part};
 use crate::language::{Parsed, Rule, Verb};
 use crate::names::{Name, Names};
 use crate::request::Request;
@@ -52,9 +53,12 @@ pub(crate) struct Compiled {
 pub struct Rules {
     pub(crate) compiled: Vec<Compiled>,
     tree: Tree,
+    /// Those of the rules that give no verdict but say how a request is fetched.
+    translations: Tree,
     /// Numbers for the tree.
     keys: Keys,
-    /// Key number to the last Allow rule for it.
+    sets: Sets,
+    /// Number of a key without its conditions to the last Allow rule for it.
     allowing: Map<usize, usize>,
     /// uid to the gids that rules name and the account database puts it in.
     memberships: Map<u32, Vec<u32>>,
@@ -78,7 +82,9 @@ impl Rules {
         let mut rules = Self {
             compiled: Vec::with_capacity(parsed.rules.len()),
             tree: Tree::new(),
+            translations: Tree::new(),
             keys: Keys::default(),
+            sets: Sets::default(),
             allowing: Map::default(),
             memberships: memberships(parsed, names),
             unresolved: Vec::new(),
@@ -95,7 +101,7 @@ impl Rules {
     fn add(&mut self, rule: &Rule, names: &Names) {
         let place = self.compiled.len();
         let reference = rule.reference();
-        let key = key_of(rule, names, &mut self.keys);
+        let key = self.key_of(rule, names);
         match key {
             None => {
                 let unknown = names.unknown_in(rule);
@@ -104,10 +110,15 @@ impl Rules {
             }
             Some(key) => {
                 let number = self.keys.number(key);
-                self.tree.insert(&rule.pattern, number, place);
                 match rule.verb {
-                    Verb::Allow => drop(self.allowing.insert(number, place)),
+                    Verb::Translate => self.translations.insert(&rule.pattern, number, place),
+                    Verb::Allow => {
+                        self.tree.insert(&rule.pattern, number, place);
+                        let whoever = self.keys.number(Key { conditions: None, ..key });
+                        self.allowing.insert(whoever, place);
+                    }
                     Verb::Deny => {
+                        self.tree.insert(&rule.pattern, number, place);
                         for doubted in key.doubted() {
                             let number = self.keys.number(doubted);
                             self.tree.insert(&rule.pattern, number, place);
@@ -127,6 +138,22 @@ impl Rules {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    fn key_of(&mut self, rule: &Rule, names: &Names) -> Option<Key> {
+        let user = match &rule.user {
+            None => None,
+            Some((user, _)) => Some(names.uid(user)?),
+        };
+        let group = match &rule.group {
+            None => Part::Any,
+            Some((group, _)) => Part::Is(names.gid(group)?),
+        };
+        let unit = match &rule.unit {
+            None => Part::Any,
+            Some((unit, _)) => Part::Is(self.keys.unit(unit)),
+        };
+        Some(Key { user, group, unit, conditions: self.sets.number(&rule.conditions, rule.verb) })
     }
 
     /// The number of rules, those that match nobody among them.
@@ -164,54 +191,59 @@ impl Rules {
         self.first_with_unit.as_ref()
     }
 
-    /// The last rule that matches subject and path. For a token only rules about `/latest/api` count, and without one
-    /// the last Allow rule for this subject whatever its path: whoever may read something may have the token that
-    /// reading takes.
+    /// The last rule that matches subject, conditions and path. For a token only rules about `/latest/api` count, and
+    /// without one the last Allow rule for this subject whatever its path and conditions: whoever may read something
+    /// may have the token that reading takes.
     pub(crate) fn deciding(&self, subject: &Subject, request: &Request) -> Option<Deciding<'_>> {
         let scope = if request.asks_for_token() { Scope::Api } else { Scope::All };
-        let held = self.held(subject);
+        let who = self.known(subject);
+        let conditions = self.sets.held(request);
         let last = |keys: &[usize]| self.tree.last(request.segments().map(Step::Name), keys, scope);
-        let certain = last(&held);
-        let doubt = self.doubted(subject).and_then(|keys| last(&keys));
+        let certain = last(&self.keys.of(who, &conditions, false));
+        let doubt = if who.complete && subject.unit != Unit::Unknown {
+            None
+        } else {
+            last(&self.keys.of(who, &conditions, true))
+        };
         // what is decided later anyway leaves no doubt
         let doubt = doubt.filter(|doubt| certain.is_none_or(|certain| *doubt > certain));
         let any_allow = || match scope {
-            Scope::Api => held.iter().filter_map(|key| self.allowing.get(key)).max().copied(),
+            Scope::Api => {
+                let whoever = self.keys.of(who, &[None], false);
+                whoever.iter().filter_map(|key| self.allowing.get(key)).max().copied()
+            }
             Scope::All => None,
         };
         let rule = self.compiled.get(certain.or_else(any_allow)?)?;
         Some(Deciding { rule, doubt: doubt.and_then(|place| self.compiled.get(place)) })
     }
 
-    fn groups<'a>(&'a self, subject: &'a Subject) -> (&'a [u32], bool) {
-        match &subject.groups {
-            Groups::Database => (self.groups_of(subject.uid), true),
-            Groups::All(gids) => (gids, true),
-            Groups::AtLeast(gids) => (gids, false),
-        }
-    }
-
-    /// The keys that hold for a subject, of those that any rule has.
-    fn held(&self, subject: &Subject) -> Vec<usize> {
-        let (gids, complete) = self.groups(subject);
-        self.keys.of(subject, gids, complete, false)
-    }
-
-    /// The keys of Deny rules that may hold besides; `None` if all is known.
-    fn doubted(&self, subject: &Subject) -> Option<Vec<usize>> {
-        let (gids, complete) = self.groups(subject);
-        if complete && subject.unit != Unit::Unknown {
+    /// The last Translate that matches a request without a token.
+    pub(crate) fn translation(&self, subject: &Subject, request: &Request) -> Option<&Compiled> {
+        if self.translations.is_empty() || request.asks_for_token() || request.has_token() {
             return None;
         }
-        Some(self.keys.of(subject, gids, complete, true))
+        let keys = self.keys.of(self.known(subject), &self.sets.held(request), false);
+        let last = self.translations.last(request.segments().map(Step::Name), &keys, Scope::All)?;
+        self.compiled.get(last)
     }
 
-    /// Every rule that matches subject and path, in the order of the file: for explaining only.
+    fn known<'a>(&'a self, subject: &'a Subject) -> Known<'a> {
+        let (gids, complete) = match &subject.groups {
+            Groups::Database => (self.groups_of(subject.uid), true),
+            Groups::All(gids) => (gids.as_slice(), true),
+            Groups::AtLeast(gids) => (gids.as_slice(), false),
+        };
+        Known { subject, gids, complete }
+    }
+
+    /// Every rule with a verdict that matches subject, conditions and path, in the order of the file: for explaining only.
     pub(crate) fn all_matches(&self, subject: &Subject, request: &Request) -> Vec<&Compiled> {
-        let held = self.held(subject);
+        let held = self.keys.of(self.known(subject), &self.sets.held(request), false);
         let holds = |key: &Key| self.keys.find(key).is_some_and(|key| held.contains(&key));
         self.compiled
             .iter()
+            .filter(|rule| rule.verb != Verb::Translate)
             .filter(|rule| rule.key.as_ref().is_some_and(holds) && rule.pattern.covers(request.segments()))
             .collect()
     }
@@ -219,22 +251,6 @@ impl Rules {
 
 fn first(parsed: &Parsed, is_it: impl Fn(&Rule) -> bool) -> Option<RuleRef> {
     parsed.rules.iter().find(|rule| is_it(rule)).map(Rule::reference)
-}
-
-fn key_of(rule: &Rule, names: &Names, keys: &mut Keys) -> Option<Key> {
-    let user = match &rule.user {
-        None => None,
-        Some((user, _)) => Some(names.uid(user)?),
-    };
-    let group = match &rule.group {
-        None => Part::Any,
-        Some((group, _)) => Part::Is(names.gid(group)?),
-    };
-    let unit = match &rule.unit {
-        None => Part::Any,
-        Some((unit, _)) => Part::Is(keys.unit(unit)),
-    };
-    Some(Key { user, group, unit })
 }
 
 fn memberships(parsed: &Parsed, names: &Names) -> Map<u32, Vec<u32>> {

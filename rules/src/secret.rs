@@ -4,17 +4,24 @@
 use std::fmt;
 use std::hint::black_box;
 
-/// A header's value. Its copies are secrets again.
+/// A header's value, or a token. Its copies are secrets again.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(Box<[u8]>);
+pub struct Secret(Box<[u8]>);
 
 impl Secret {
-    pub(crate) fn new(bytes: &[u8]) -> Self {
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The copy that `bytes` may leave when its room is cut to its length is not wiped: give it that room.
+    pub(crate) fn owned(bytes: Vec<u8>) -> Self {
         Self(bytes.into())
     }
 
     /// For who sends it.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 }

@@ -64,6 +64,10 @@ impl Tree {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.last.is_empty()
+    }
+
     /// `key` is a number for the rule's subject, `rule` its place in the file.
     pub(crate) fn insert(&mut self, pattern: &Pattern, key: usize, rule: usize) {
         let api = in_scope(pattern, Scope::Api);

@@ -1,6 +1,8 @@
 //! imds-filterd.toml as typed settings; the built-in values are EC2's. Total: an unknown key is an error.
 //! Trusts the file's owner, so it refuses a file that others may write.
 
+use crate::refuse_status::RefuseStatus;
+use crate::token_source::TokenSource;
 use crate::trusted::{ReadError, read_trusted};
 use serde::Deserialize;
 use std::fmt;
@@ -117,6 +119,9 @@ pub struct Filter {
     pub groups: GroupSource,
     pub sandbox: Sandbox,
     pub mode: Mode,
+    /// Of our own answers that refuse.
+    pub refuse_status: RefuseStatus,
+    pub tokens: TokenSource,
 }
 
 /// What becomes of a request that is not allowed.
@@ -237,6 +242,8 @@ impl Default for Filter {
             groups: GroupSource::Kernel,
             sandbox: Sandbox::Required,
             mode: Mode::Enforce,
+            refuse_status: RefuseStatus::default(),
+            tokens: TokenSource::Forward,
         }
     }
 }
@@ -411,6 +418,8 @@ mod tests {
             ("[capture]\nguard = \"none\"\n", &["line 2", "none", "xfrm", "nftables"]),
             ("[filter]\nsandbox = \"off\"\n", &["line 2", "off", "required", "besteffort"]),
             ("[filter]\nmode = \"disabled\"\n", &["line 2", "disabled", "enforce", "audit"]),
+            ("[filter]\ntokens = \"own\"\n", &["line 2", "own", "forward", "bound"]),
+            ("[filter]\nrefuse_status = 401\n", &["line 2", "401", "expected 400, 403 or 404"]),
             ("[capture]\nmark = -1\n", &["line 2"]),
             ("[capture]\ncgroup = \"\"\n", &["line 2", "auto", "absolute path"]),
             ("[capture]\nmark = 0\n", &["mark = 0", "expected"]),

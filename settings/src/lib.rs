@@ -5,6 +5,8 @@
 mod accounts;
 mod file;
 mod kept;
+mod refuse_status;
+mod token_source;
 mod trusted;
 
 pub use accounts::{AccountError, Accounts, Group, User};
@@ -13,6 +15,8 @@ pub use file::{
     Settings, SettingsError,
 };
 pub use kept::Kept;
+pub use refuse_status::{NoRefuseStatus, RefuseStatus};
+pub use token_source::TokenSource;
 pub use trusted::{ReadError, read_trusted};
 
 /// Exit codes of sysexits(3), the ones these programs use.

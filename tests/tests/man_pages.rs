@@ -45,6 +45,7 @@ fn every_option_is_in_its_man_page_and_no_other() {
                 &["reload"],
                 &["status"],
                 &["log"],
+                &["v1-report"],
                 &["diff"],
                 &["release"],
                 &["doctor"],

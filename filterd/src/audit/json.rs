@@ -36,6 +36,16 @@ impl<'a> Line<'a> {
         }
     }
 
+    pub(super) fn flag_or_null(&mut self, name: &'static str, value: Option<bool>) {
+        match value {
+            Some(flag) => {
+                self.name(name);
+                put(self.0, format_args!("{flag}"));
+            }
+            None => self.null(name),
+        }
+    }
+
     fn null(&mut self, name: &'static str) {
         self.name(name);
         self.0.extend_from_slice(b"null");

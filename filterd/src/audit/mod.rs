@@ -107,7 +107,11 @@ pub(crate) struct Entry {
     pub(crate) word: Word,
     /// Line of the deciding rule.
     pub(crate) rule: Option<u32>,
+    /// Line of the rule by which it is sent with a token of ours.
+    pub(crate) translate: Option<u32>,
     pub(crate) why: String,
+    /// Whether an IMDSv2 token came with it. Not known of what is malformed, not asked of who asks for one.
+    token: Option<bool>,
     method: String,
     path: String,
     /// 0 when nothing was answered.
@@ -124,6 +128,8 @@ impl Entry {
             begun: Instant::now(),
             word: Word::Error,
             rule: None,
+            translate: None,
+            token: None,
             why: String::new(),
             method: String::new(),
             path: String::new(),
@@ -149,6 +155,7 @@ impl Entry {
         self.method.push_str(request.method().as_str());
         self.path.clear();
         self.path.push_str(request.path());
+        self.token = (!request.asks_for_token()).then(|| request.has_token());
     }
 
     fn write(&self) {
@@ -170,6 +177,8 @@ impl Entry {
             let process = self.client.process.as_ref();
             line.number_or_null("pid", process.map(|process| process.pid.into()));
             line.text_or_null("exe", process.and_then(|process| process.exe.as_deref()));
+            line.flag_or_null("token", self.token);
+            line.number_or_null("translate", self.translate.map(u64::from));
             line.text("method", &self.method);
             line.text("path", &self.path);
             line.number("status", self.status.into());

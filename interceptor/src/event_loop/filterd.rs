@@ -77,6 +77,12 @@ impl EventLoop {
                 self.take_mode(key);
                 Ok(())
             }
+            FromFilterd::Keep(blob) => {
+                if self.peers.newest() == Some(key) {
+                    self.kept = Some(blob.clone());
+                }
+                Ok(())
+            }
             FromFilterd::Dial { dial, upstream } => self.dial(key, *dial, *upstream, now),
             FromFilterd::Close { connection } => self.announce_close(key, *connection, now),
             FromFilterd::Answered { connection, bytes, end, closes } => self
@@ -105,6 +111,11 @@ impl EventLoop {
         }
         self.attribution.need(needs);
         self.take_mode(key);
+        let given = self.peers.get_mut(key).map(|peer| peer.give(self.kept.as_ref()));
+        match given {
+            Some(Err(error)) => return self.drop_peer(key, &error, now),
+            Some(Ok(())) | None => self.watch_peer(key),
+        }
         for older in self.peers.older() {
             let told = self.peers.get_mut(older).map(|peer| peer.dismiss(now));
             match told {

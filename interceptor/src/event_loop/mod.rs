@@ -59,6 +59,8 @@ pub(crate) struct EventLoop {
     attribution: Attribution,
     stays: bool,
     held: Held,
+    /// Of the newest filterd, for the next. Lost with us: what it opens then is asked for again.
+    kept: Option<imds_ipc::Blob>,
     limits: imds_settings::Limits,
     throttles: Throttles,
     counts: Counts,
@@ -118,6 +120,7 @@ impl EventLoop {
             attribution,
             stays,
             held: Held::default(),
+            kept: None,
             limits: settings.limits.clone(),
             throttles: Throttles::default(),
             counts: Counts::default(),

@@ -3,12 +3,13 @@
 
 use imds_ipc::channel::{self, ChannelError};
 use imds_ipc::control::Mode;
-use imds_ipc::{DecodeError, FromFilterd, FromInterceptor, Hello, MAX_MESSAGE};
+use imds_ipc::{Blob, DecodeError, FromFilterd, FromInterceptor, Hello, MAX_MESSAGE};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
+use zeroize::{Zeroize, Zeroizing};
 
 /// filterd says Hello before anything else; one that does not in this time is no filterd.
 const GREETING: Duration = Duration::from_secs(1);
@@ -18,6 +19,9 @@ const LEAVING: Duration = Duration::from_secs(10);
 const MAX_PEERS: usize = 8;
 /// Answers that a filterd has not read. Dials in flight are bounded, so only one that asks and never reads gets here.
 const MAX_UNREAD: usize = 2 * crate::upstream::MAX_DIALS_OF_PEER;
+
+/// Bytes for the longest answer, so that what is kept is not left behind where a vector grew.
+const ROOM: usize = imds_ipc::MAX_BLOB + 16;
 
 /// Why a peer was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +79,11 @@ pub struct Peer {
     stage: Stage,
     /// The minor version that both of us speak.
     minor: u8,
+    /// What is kept.
+    given: bool,
     /// The higher the newer.
     age: u64,
-    unread: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    unread: VecDeque<(Zeroizing<Vec<u8>>, Option<OwnedFd>)>,
     /// A connection could not be given to it: its channel was full.
     refused_one: bool,
     pub dials: usize,
@@ -151,6 +157,9 @@ impl Peer {
             Err(error) => return Err(PeerError::Channel(error)),
         };
         let message = FromFilterd::decode(bytes).map_err(PeerError::Decode)?;
+        if matches!(message, FromFilterd::Keep(_)) {
+            buffer.zeroize();
+        }
         match (&message, self.stage) {
             (FromFilterd::Hello(hello), Stage::Came) => {
                 self.minor = Hello::OURS.agree(*hello).map_err(PeerError::Decode)?;
@@ -168,11 +177,26 @@ impl Peer {
                 | FromFilterd::Close { .. }
                 | FromFilterd::Answered { .. }
                 | FromFilterd::Reset { .. }
+                | FromFilterd::Keep(_)
                 | FromFilterd::Leaving,
                 Stage::Greeted | Stage::Serving | Stage::Leaving,
             ) => {}
         }
         Ok(Some(message))
+    }
+
+    /// Gives it once, before its first connection, what is kept. One of the previous minor does not know of that.
+    ///
+    /// # Errors
+    /// Whatever ends it.
+    pub fn give(&mut self, kept: Option<&Blob>) -> Result<(), PeerError> {
+        if std::mem::replace(&mut self.given, true) {
+            return Ok(());
+        }
+        match kept.cloned().map(FromInterceptor::Kept) {
+            Some(message) if message.since() <= self.minor => self.answer(&message, None),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Gives it a connection, now or not at all.
@@ -204,7 +228,7 @@ impl Peer {
         message: &FromInterceptor,
         descriptor: Option<OwnedFd>,
     ) -> Result<(), PeerError> {
-        let mut bytes = Vec::new();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(ROOM));
         message.encode(&mut bytes);
         self.unread.push_back((bytes, descriptor));
         self.flush()
@@ -249,6 +273,7 @@ impl Peers {
             until: Some(now + GREETING),
             stage: Stage::Came,
             minor: 0,
+            given: false,
             age: self.came,
             unread: VecDeque::new(),
             refused_one: false,

@@ -14,7 +14,17 @@ pub(crate) struct Line {
     pub(crate) user: Option<u32>,
     pub(crate) group: Option<u32>,
     pub(crate) unit: Option<u32>,
+    pub(crate) conditions: Vec<Condition>,
     pub(crate) pattern: Vec<&'static str>,
+}
+
+/// As a rule asks it of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition {
+    Method(&'static str),
+    Agent(&'static str),
+    Header(&'static str, Option<&'static str>),
+    Token(bool),
 }
 
 #[derive(Debug, Clone)]
@@ -27,6 +37,8 @@ pub(crate) struct Ask {
     /// 9: none; `None`: not known.
     pub(crate) unit: Option<u32>,
     pub(crate) path: Vec<&'static str>,
+    pub(crate) head: bool,
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
 }
 
 const NOBODY: u32 = 3;
@@ -36,7 +48,7 @@ const MEMBERS: [&[u32]; 3] = [&[0, 1], &[1, 2], &[]];
 pub(crate) fn line() -> impl Strategy<Value = Line> {
     let segment = prop::sample::select(vec!["a", "b", "*", "*", "latest", "api", "token"]);
     (
-        prop::sample::select(vec!["Allow", "Deny"]),
+        prop::sample::select(vec!["Allow", "Deny", "Allow", "Deny", "Translate"]),
         prop::option::weighted(0.4, 0..4u32),
         prop::option::weighted(0.4, 0..4u32),
         prop::option::weighted(0.3, 0..3u32),
@@ -47,8 +59,49 @@ pub(crate) fn line() -> impl Strategy<Value = Line> {
                 vec!["latest", "*", "token"], vec!["*", "api", "*"], vec!["latest"],
             ]),
         ],
+        conditions(),
     )
-        .prop_map(|(verb, user, group, unit, pattern)| Line { verb, user, group, unit, pattern })
+        .prop_map(|(verb, user, group, unit, pattern, conditions)| Line {
+            verb,
+            user,
+            group,
+            unit,
+            conditions,
+            pattern,
+        })
+}
+
+/// Mostly none or one; never two of a kind but for headers.
+fn conditions() -> impl Strategy<Value = Vec<Condition>> {
+    let some = |strategy| prop::option::weighted(0.15, strategy);
+    (
+        some(prop::sample::select(vec!["GET", "HEAD", "PUT"]).prop_map(Condition::Method).boxed()),
+        some(prop::sample::select(vec!["a", "ab", "b"]).prop_map(Condition::Agent).boxed()),
+        some(prop::option::of(prop::sample::select(VALUES)).prop_map(|v| Condition::Header("A", v)).boxed()),
+        some(prop::option::of(prop::sample::select(VALUES)).prop_map(|v| Condition::Header("B", v)).boxed()),
+        some(any::<bool>().prop_map(Condition::Token).boxed()),
+    )
+        .prop_map(|(a, b, c, d, e)| [a, b, c, d, e].into_iter().flatten().collect())
+}
+
+const VALUES: &[&str] = &["1", "2", ""];
+const TOKEN: &str = "X-aws-ec2-metadata-token";
+
+/// Only `A` and `B` may be given twice.
+fn headers() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
+    (
+        prop::option::of(prop::sample::select(vec![
+            ("User-Agent", "abc"),
+            ("user-agent", "b"),
+            ("User-Agent", ""),
+        ])),
+        prop::option::of(prop::sample::select(vec![(TOKEN, "t"), (TOKEN, "")])),
+        prop::collection::vec(
+            (prop::sample::select(vec!["A", "a", "B"]), prop::sample::select(VALUES)),
+            0..3,
+        ),
+    )
+        .prop_map(|(agent, token, others)| agent.into_iter().chain(token).chain(others).collect())
 }
 
 pub(crate) fn ask() -> impl Strategy<Value = Ask> {
@@ -60,10 +113,12 @@ pub(crate) fn ask() -> impl Strategy<Value = Ask> {
         any::<bool>(),
         prop::option::of(prop_oneof![0..4u32, Just(9)]),
         prop::collection::vec(segment, 0..6),
+        any::<bool>(),
+        headers(),
     )
-        .prop_map(|(put, uid, groups, all_groups, unit, path)| {
+        .prop_map(|(put, uid, groups, all_groups, unit, path, head, headers)| {
             let path = if put { vec!["latest", "api", "token"] } else { path };
-            Ask { put, uid, groups, all_groups, unit, path }
+            Ask { put, uid, groups, all_groups, unit, path, head, headers }
         })
 }
 
@@ -74,13 +129,26 @@ pub(crate) fn text(lines: &[Line]) -> String {
         line.user.iter().for_each(|user| text.push_str(&format!(" user u{user}")));
         line.group.iter().for_each(|group| text.push_str(&format!(" group g{group}")));
         line.unit.iter().for_each(|unit| text.push_str(&format!(" unit s{unit}.service")));
+        for condition in &line.conditions {
+            text.push_str(&match condition {
+                Condition::Method(method) => format!(" method {method}"),
+                Condition::Agent(agent) => format!(" agent \"{agent}\""),
+                Condition::Header(name, None) => format!(" header \"{name}\""),
+                Condition::Header(name, Some(value)) => format!(" header \"{name}\" \"{value}\""),
+                Condition::Token(true) => " token".into(),
+                Condition::Token(false) => " no-token".into(),
+            });
+        }
         text.push_str(&format!(" \"/{}\"\n", line.pattern.join("/")));
     }
     text
 }
 
-/// The library's verdict: allowed, and the deciding line.
-pub(crate) fn fast(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
+/// Allowed, the deciding line, and the line that translates.
+pub(crate) type Outcome = (bool, Option<u32>, Option<u32>);
+
+/// The library's verdict.
+pub(crate) fn fast(lines: &[Line], ask: &Ask) -> Outcome {
     let parsed = parse("t.conf", text(lines).as_bytes()).unwrap();
     let number = |name: &str| name.get(1..).and_then(|n| n.parse().ok()).filter(|n| *n != NOBODY);
     let names = Names::resolve(
@@ -108,28 +176,42 @@ pub(crate) fn fast(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
     };
     let subject = Subject { uid: ask.uid, groups, unit };
     match decide(&rules, &subject, request(ask)) {
-        Verdict::Allow(permit) => (true, permit.rule().map(|rule| rule.line)),
-        Verdict::Deny(denial) => (false, denial.rule().map(|rule| rule.line)),
+        Verdict::Allow(permit) => {
+            (true, permit.rule().map(|rule| rule.line), permit.translation().map(|rule| rule.line))
+        }
+        Verdict::Deny(denial) => (false, denial.rule().map(|rule| rule.line), None),
     }
 }
 
 fn request(ask: &Ask) -> Request {
     let target = format!("/{}", ask.path.join("/"));
-    let method: &[u8] = if ask.put { b"PUT" } else { b"GET" };
-    let head = Head { method, target: target.as_bytes(), version: Version::Http10, headers: &[] };
+    let headers: Vec<_> =
+        ask.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    let (method, target) = (method(ask).as_bytes(), target.as_bytes());
+    let head = Head { method, target, version: Version::Http10, headers: &headers };
     Request::canonicalise(&head, &Profile::ec2(vec![], 80, vec![])).unwrap()
+}
+
+fn method(ask: &Ask) -> &'static str {
+    match (ask.put, ask.head) {
+        (true, _) => "PUT",
+        (false, true) => "HEAD",
+        (false, false) => "GET",
+    }
 }
 
 /// What the design says, in the plainest way.
 #[allow(dead_code)] // not every test compares
-pub(crate) fn linear(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
+pub(crate) fn linear(lines: &[Line], ask: &Ask) -> Outcome {
     let about_api = |line: &Line| {
         let begins = |version| line.pattern.starts_with(&[version, "api"]);
         begins("latest") || begins("*")
     };
     let (mut last, mut allowing, mut doubt) = (None, None, None);
-    for (number, line) in (1..).zip(lines) {
-        let counts = covers(&line.pattern, &ask.path) && (!ask.put || about_api(line));
+    let verdicts = (1..).zip(lines).filter(|(_, line)| line.verb != "Translate");
+    for (number, line) in verdicts {
+        let counts =
+            covers(&line.pattern, &ask.path) && (!ask.put || about_api(line)) && conditions_hold(line, ask);
         match holds(line, ask) {
             Some(false) => {}
             Some(true) => {
@@ -151,9 +233,38 @@ pub(crate) fn linear(lines: &[Line], ask: &Ask) -> (bool, Option<u32>) {
         (None, false) => (false, None),
     };
     match (decided, doubt) {
-        ((true, _), Some(number)) => (false, Some(number)),
-        _ => decided,
+        ((true, _), Some(number)) => (false, Some(number), None),
+        ((true, number), None) => (true, number, translation(lines, ask)),
+        ((false, number), _) => (false, number, None),
     }
+}
+
+#[allow(dead_code)] // as above
+fn translation(lines: &[Line], ask: &Ask) -> Option<u32> {
+    let tokenless = !ask.put && !ask.headers.contains(&(TOKEN, "t"));
+    let matches = |line: &Line| {
+        let meant = covers(&line.pattern, &ask.path) && conditions_hold(line, ask);
+        line.verb == "Translate" && holds(line, ask) == Some(true) && meant
+    };
+    let all = (1..).zip(lines).filter(|(_, line)| tokenless && matches(line));
+    all.last().map(|(number, _)| number)
+}
+
+fn conditions_hold(line: &Line, ask: &Ask) -> bool {
+    let values = |name: &str| -> Vec<&str> {
+        let given = ask.headers.iter().filter(|(given, _)| given.eq_ignore_ascii_case(name));
+        given.map(|(_, value)| *value).collect()
+    };
+    line.conditions.iter().all(|condition| match condition {
+        Condition::Method(wanted) => *wanted == method(ask),
+        Condition::Agent(agent) => values("user-agent").iter().any(|value| value.starts_with(agent)),
+        Condition::Token(wanted) => *wanted == values(TOKEN).contains(&"t"),
+        Condition::Header(name, None) => !values(name).is_empty(),
+        Condition::Header(name, Some(wanted)) if line.verb == "Deny" => values(name).contains(wanted),
+        Condition::Header(name, Some(wanted)) => {
+            !values(name).is_empty() && values(name).iter().all(|value| value == wanted)
+        }
+    })
 }
 
 /// `None`: it cannot be told.

@@ -1,0 +1,108 @@
+//! Gets the answer to a permitted request: as it came, with a token of ours in its place, or from ourselves.
+//! Judges nothing: it is permitted.
+
+use crate::answer::Refused;
+use crate::as_service::{self, TTL};
+use crate::filter::{Client, Filter};
+use crate::forward::{Answer, Upstream, forward, forward_with};
+use crate::sys::seconds_since_boot;
+use crate::tokens::{Own, OwnError, ask, parse_ttl};
+use hyper::body::Bytes;
+use hyper::{Response, StatusCode};
+use imds_rules::{Permit, Secret};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// interceptor keeps the dial limit itself; this much more is for its word to arrive.
+const DIAL_SLACK: Duration = Duration::from_millis(500);
+
+pub(crate) enum Fetched {
+    Relayed(Answer),
+    Ours(Response<Bytes>),
+}
+
+impl Fetched {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Relayed(answer) => answer.0.status(),
+            Self::Ours(response) => response.status(),
+        }
+    }
+}
+
+/// A token is asked for without a life that one can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoTtl;
+
+/// `left`: seconds that the token of ours which the client showed still lives.
+pub(crate) async fn fetch(
+    filter: &Filter,
+    client: &Client,
+    permit: Permit,
+    left: Option<u32>,
+) -> Result<Fetched, Refused> {
+    if permit.request().asks_for_token() && filter.tokens.are_bound() {
+        return Ok(Fetched::Ours(issue(filter, client, &permit).await?));
+    }
+    if left.is_none() && permit.translation().is_none() {
+        let upstream = dial(filter, client).await?;
+        return Ok(Fetched::Relayed(forward(permit, upstream, filter.settings.answer_bytes).await?));
+    }
+    let mut answer = as_us(filter, client, &permit).await?;
+    let headers = answer.0.headers_mut();
+    match left {
+        // the client is told of its own token, not of ours
+        Some(left) if headers.contains_key(TTL) => drop(headers.insert(TTL, left.into())),
+        Some(_) | None => drop(headers.remove(TTL)),
+    }
+    Ok(Fetched::Relayed(answer))
+}
+
+/// A token of ours. As with the service's own, the life must be right; and where the service gives none, nor do we.
+async fn issue(filter: &Filter, client: &Client, permit: &Permit) -> Result<Response<Bytes>, Refused> {
+    let asked = permit.request().token_ttl().and_then(parse_ttl);
+    let ttl = asked.and_then(|ttl| u32::try_from(ttl).ok()).ok_or(NoTtl)?;
+    our_token(filter, client, own(filter, client)?).await?;
+    let token = filter.tokens.issue(client.uid(), ttl, &filter.interceptor)?;
+    Ok(as_service::issued(token, ttl))
+}
+
+/// Once more if the service no longer takes our token: nobody else can make it good.
+async fn as_us(filter: &Filter, client: &Client, permit: &Permit) -> Result<Answer, Refused> {
+    let own = own(filter, client)?;
+    let token = our_token(filter, client, own).await?;
+    let first = once(filter, client, permit, &token).await?;
+    if first.0.status() != StatusCode::UNAUTHORIZED {
+        return Ok(first);
+    }
+    drop(first);
+    own.forget(&token).await;
+    let token = our_token(filter, client, own).await?;
+    once(filter, client, permit, &token).await
+}
+
+async fn once(filter: &Filter, client: &Client, permit: &Permit, token: &Secret) -> Result<Answer, Refused> {
+    let upstream = dial(filter, client).await?;
+    Ok(forward_with(permit, token, upstream, filter.settings.answer_bytes).await?)
+}
+
+fn own<'a>(filter: &'a Filter, client: &Client) -> Result<&'a Own, OwnError> {
+    // a client's service is one of those that there is a place for
+    filter.tokens.own(client.service.upstream).ok_or(OwnError::NoToken)
+}
+
+async fn our_token(filter: &Filter, client: &Client, own: &Own) -> Result<Rc<Secret>, Refused> {
+    let asked = || async { ask(reach(filter, client).await?).await };
+    Ok(own.token(seconds_since_boot(), asked).await?)
+}
+
+async fn dial(filter: &Filter, client: &Client) -> Result<Upstream, Refused> {
+    Ok(reach(filter, client).await?)
+}
+
+async fn reach(filter: &Filter, client: &Client) -> Result<Upstream, OwnError> {
+    let service = &client.service;
+    let patience = filter.settings.dial() + DIAL_SLACK;
+    let stream = filter.interceptor.dial(service.upstream, patience).await?;
+    Ok(Upstream::new(stream, service.host.clone())?)
+}

@@ -1,0 +1,56 @@
+//! What interceptor keeps for filterd: given to the next one as it is, and taken of the newest alone.
+//! Looks into no byte of it.
+
+mod world;
+
+use imds_ipc::{Blob, DialFailure, FromFilterd, FromInterceptor};
+use world::*;
+
+fn blob(byte: u8) -> Blob {
+    Blob::new(vec![byte; 75].into()).unwrap()
+}
+
+/// The next thing that this filterd hears, with an ask behind it that is answered at once; but for that it is to leave.
+fn next(filterd: &Filterd) -> FromInterceptor {
+    filterd.say(&FromFilterd::Dial { dial: 9, upstream: 99 });
+    match filterd.receive().0 {
+        FromInterceptor::Drain => filterd.receive().0,
+        other => other,
+    }
+}
+
+const NOTHING_MORE: FromInterceptor =
+    FromInterceptor::DialFailed { dial: 9, why: DialFailure::UnknownUpstream };
+
+#[test]
+fn what_a_filterd_asks_to_keep_the_next_ones_are_given_once() {
+    privately("what_a_filterd_asks_to_keep_the_next_ones_are_given_once", || {
+        let _world = World::start();
+        let first = Filterd::attach();
+        assert_eq!(next(&first), NOTHING_MORE, "nothing was kept yet");
+        for byte in [1, 2] {
+            first.say(&FromFilterd::Keep(blob(byte)));
+        }
+        assert_eq!(next(&first), NOTHING_MORE, "it is not told what it said");
+        let second = Filterd::attach();
+        assert_eq!(next(&second), FromInterceptor::Kept(blob(2)));
+        assert_eq!(second.receive().0, NOTHING_MORE);
+        // an older one has no say any more
+        first.say(&FromFilterd::Keep(blob(3)));
+        assert_eq!(next(&first), NOTHING_MORE);
+        drop((first, second));
+        let third = Filterd::attach();
+        assert_eq!(next(&third), FromInterceptor::Kept(blob(2)));
+    });
+}
+
+#[test]
+fn who_asks_to_keep_something_before_hello_is_no_filterd() {
+    privately("who_asks_to_keep_something_before_hello_is_no_filterd", || {
+        let _world = World::start();
+        let stranger = Filterd::connect(NOBODY);
+        stranger.say(&FromFilterd::Keep(blob(1)));
+        let filterd = Filterd::attach();
+        assert_eq!(next(&filterd), NOTHING_MORE);
+    });
+}
