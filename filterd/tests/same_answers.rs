@@ -188,7 +188,7 @@ fn walk(steps: &[Step], way: &mut impl Way) -> Vec<Answer> {
                     }
                 };
                 let header = shown.map(|token| format!("X-aws-ec2-metadata-token: {token}\r\n"));
-                (user, request(method, path, &header.unwrap_or_default()))
+                (user, request(method, path, header.as_deref().unwrap_or("")))
             }
         };
         let mut answer = split(&way.ask(USERS[user], &request));
