@@ -228,6 +228,10 @@ impl EventLoop {
             match self.tun.read(packet) {
                 Ok(length) => {
                     let bytes = packet.get(..length).unwrap_or(&[]);
+                    // our own connections to the service come by here where no mark keeps them away
+                    if self.dials.carries(bytes) {
+                        continue;
+                    }
                     let attribution = &mut self.attribution;
                     let mut wire = TunWire { tun: &self.tun, failed: None };
                     let entry = self
