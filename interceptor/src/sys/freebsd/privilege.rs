@@ -12,9 +12,6 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// The notes that are written at run time are some hundred bytes.
-const MOST_FILE: u64 = 1 << 20;
-
 /// Why this process has more power than it should.
 #[derive(Debug)]
 pub enum PrivilegeError {
@@ -49,7 +46,6 @@ fn os(what: &'static str) -> impl Fn(rustix::io::Errno) -> PrivilegeError {
 pub(crate) fn bound(descriptors: u64) -> io::Result<bool> {
     let exactly = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     setrlimit(Resource::Core, exactly(0))?;
-    setrlimit(Resource::Fsize, exactly(MOST_FILE))?;
     // the kernel cuts what is too much without a word
     setrlimit(Resource::Nofile, exactly(descriptors))?;
     Ok(getrlimit(Resource::Nofile).current.is_none_or(|got| got >= descriptors))
