@@ -2,7 +2,8 @@
 //! client. Must not let a client through who got a four-tuple that was ours.
 //!
 //! A client begins with a SYN. A SYN is ours only while our socket is just sending one, which the kernel is asked for
-//! then and there: it has no two sockets of one four-tuple. Any other SYN ends the entry. So it does no harm that the
+//! then and there: it has no two sockets of one four-tuple. Any other SYN ends the entry, unless our socket still lives:
+//! then it is one of its own that was sent twice. So it does no harm that the
 //! entry of a connection that filterd has outlives its descriptor, and the last packets of a close still get out.
 
 use crate::netstack::{FourTuple, Segment};
@@ -15,6 +16,26 @@ use std::time::{Duration, Instant};
 const MOST: usize = 16_384;
 /// Twice the longest life of a segment: whatever the kernel still sends of a connection, it sends before.
 const FAREWELL: Duration = Duration::from_secs(120);
+
+/// What the kernel says of a socket of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It has sent its SYN and nothing more.
+    Connecting,
+    /// Its four-tuple is nobody else's yet.
+    Connected,
+    /// The four-tuple is free, or another's.
+    Over,
+}
+
+/// Whose packet it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Ours,
+    /// Ours, and of no use any more.
+    Late,
+    Client,
+}
 
 struct Own {
     serial: u64,
@@ -68,28 +89,32 @@ impl Table {
         self.own.remove(four_tuple);
     }
 
-    /// `sends_syn` asks the kernel whether a socket is in SYN_SENT.
+    /// `life` asks the kernel.
     pub(crate) fn owns(
         &mut self,
         segment: &Segment<'_>,
         now: Instant,
-        sends_syn: impl FnOnce(RawFd) -> bool,
-    ) -> bool {
+        life: impl FnOnce(RawFd) -> Life,
+    ) -> Whose {
         self.purge(now);
-        let Some(own) = self.own.get_mut(&segment.four_tuple) else { return false };
+        let Some(own) = self.own.get_mut(&segment.four_tuple) else { return Whose::Client };
         if segment.flags.syn() {
             // ours carry no data: a fast open one is a client's
-            let ours = segment.flags.opens() && segment.length == 1 && own.connecting.is_some_and(sends_syn);
-            if !ours {
-                self.own.remove(&segment.four_tuple);
-            }
-            return ours;
+            let plain = segment.flags.opens() && segment.length == 1;
+            return match own.connecting.filter(|_| plain).map(life) {
+                Some(Life::Connecting) => Whose::Ours,
+                Some(Life::Connected) => Whose::Late,
+                Some(Life::Over) | None => {
+                    self.own.remove(&segment.four_tuple);
+                    Whose::Client
+                }
+            };
         }
         if (segment.flags.fin() || segment.flags.rst()) && !own.ending {
             own.ending = true;
             self.ending.push_back((now + FAREWELL, own.serial, segment.four_tuple));
         }
-        true
+        Whose::Ours
     }
 
     fn purge(&mut self, now: Instant) {
@@ -131,8 +156,20 @@ mod tests {
         parse(&packet(port, ACK, &[])).unwrap().four_tuple
     }
 
+    /// The kernel says that our socket sends its SYN, or (`false`) that it is no more.
     fn owns(table: &mut Table, bytes: &[u8], now: Instant, sends_syn: bool) -> bool {
-        table.owns(&parse(bytes).unwrap(), now, |_| sends_syn)
+        let life = if sends_syn { Life::Connecting } else { Life::Over };
+        table.owns(&parse(bytes).unwrap(), now, |_| life) == Whose::Ours
+    }
+
+    #[test]
+    fn a_syn_that_our_socket_sent_twice_is_late_and_no_clients() {
+        let now = Instant::now();
+        let mut table = Table::default();
+        table.enter(four_tuple(1), 7);
+        let syn = packet(1, SYN, &[]);
+        assert_eq!(table.owns(&parse(&syn).unwrap(), now, |_| Life::Connected), Whose::Late);
+        assert!(owns(&mut table, &packet(1, ACK, &[]), now, false), "the connection goes on");
     }
 
     #[test]

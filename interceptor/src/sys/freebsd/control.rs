@@ -198,10 +198,10 @@ impl Control {
         request(self.ipv4.as_fd(), SIOCSIFFLAGS, &mut named(name, &[low, high, third, fourth]))
     }
 
-    /// Gives a point-to-point interface an address; its other end is the same, so that no further route is made.
-    pub(super) fn add_address(&self, name: &str, address: IpAddr) -> io::Result<()> {
+    /// Gives a point-to-point interface an address, and (IPv4, which wants one) that of its other end.
+    pub(super) fn add_address(&self, name: &str, address: IpAddr, other: IpAddr) -> io::Result<()> {
         match (address, &self.ipv6) {
-            (IpAddr::V4(_), _) => request(self.ipv4.as_fd(), SIOCAIFADDR, &mut alias4(name, address)),
+            (IpAddr::V4(_), _) => request(self.ipv4.as_fd(), SIOCAIFADDR, &mut alias4(name, address, other)),
             (IpAddr::V6(_), Some(socket)) => {
                 request(socket.as_fd(), SIOCAIFADDR_IN6, &mut alias6(name, address))
             }
@@ -211,10 +211,10 @@ impl Control {
 }
 
 /// struct in_aliasreq: name, address, other end, mask, and a number that is 0.
-fn alias4(name: &str, address: IpAddr) -> Vec<u8> {
+fn alias4(name: &str, address: IpAddr, other: IpAddr) -> Vec<u8> {
     let mut bytes = named(name, &[]).get(..NAME).unwrap_or(&[]).to_vec();
     push_ip(&mut bytes, address, 0);
-    push_ip(&mut bytes, address, 0);
+    push_ip(&mut bytes, other, 0);
     push_ip(&mut bytes, mask(false, 32), 0);
     bytes.resize(68, 0);
     debug_assert_eq!(bytes.get(NAME + 1), Some(&AF_INET));

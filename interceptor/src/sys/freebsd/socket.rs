@@ -8,7 +8,7 @@ use super::control::Control;
 use super::routing;
 use crate::netstack::{FourTuple, parse};
 use crate::sys::bsd::frame::{self, Ethernet};
-use crate::sys::bsd::own::Table;
+use crate::sys::bsd::own::{Life, Table, Whose};
 use crate::sys::bsd::way::{self, Hop};
 use imds_settings::Settings;
 use rustix::io::Errno;
@@ -32,6 +32,7 @@ const BETWEEN: Duration = Duration::from_millis(1);
 /// The discard service: an empty datagram to a router makes the kernel look for its hardware address.
 const DISCARD: u16 = 9;
 /// netinet/tcp_fsm.h
+const CLOSED: u8 = 0;
 const SYN_SENT: u8 = 2;
 
 /// How packets to one service leave.
@@ -123,8 +124,10 @@ impl Outward {
     /// Sends what is ours on its way; a frame that is lost is sent again, as on any wire.
     pub(crate) fn carries(&mut self, packet: &[u8]) -> bool {
         let Ok(segment) = parse(packet) else { return false };
-        if !self.own.owns(&segment, Instant::now(), sends_syn) {
-            return false;
+        match self.own.owns(&segment, Instant::now(), life) {
+            Whose::Ours => {}
+            Whose::Late => return true,
+            Whose::Client => return false,
         }
         let service = segment.four_tuple.service;
         let at = self.services.iter().position(|known| *known == service);
@@ -226,8 +229,9 @@ fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), address.port())
 }
 
-/// Whether the kernel has this socket in SYN_SENT now; then nobody else has its four-tuple.
-fn sends_syn(socket: RawFd) -> bool {
+/// A socket that is over has given its four-tuple back, whoever still has a descriptor of it; then the kernel says CLOSED
+/// or an error.
+fn life(socket: RawFd) -> Life {
     // struct tcp_info begins with the state
     let mut info = [0_u8; 512];
     let mut length = libc::socklen_t::try_from(info.len()).unwrap_or(0);
@@ -235,7 +239,12 @@ fn sends_syn(socket: RawFd) -> bool {
     let result = unsafe {
         libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
     };
-    result == 0 && length > 0 && info.first() == Some(&SYN_SENT)
+    match info.first() {
+        Some(&SYN_SENT) if result == 0 && length > 0 => Life::Connecting,
+        None | Some(&CLOSED) => Life::Over,
+        Some(_) if result == 0 && length > 0 => Life::Connected,
+        Some(_) => Life::Over,
+    }
 }
 
 /// Routes, the tun, /dev/bpf and getcred are root's.

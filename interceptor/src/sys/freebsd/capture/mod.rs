@@ -23,8 +23,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// The number of FIBs may grow without a word, and a FIB beyond those that we listen to changes without one.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// The number of FIBs may grow without a word. A new one has no routes until root makes some.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// A FIB beyond those that we listen to changes without a word.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Until the next comparison at least: two programs fighting cost a bounded share of a CPU.
 const LEAST_GAP: Duration = Duration::from_millis(10);
 const MOST_GAP: Duration = Duration::from_millis(35);
@@ -41,7 +43,10 @@ pub struct Capture {
     notes: Notes<RouteNote>,
     tun: Tun,
     rest_until: Instant,
+    compare_at: Instant,
     next_check: Instant,
+    /// How many were compared the last time.
+    fibs: u32,
     open: BTreeSet<String>,
     gone: bool,
     found_at_start: Vec<Event>,
@@ -67,6 +72,11 @@ impl Capture {
         each_fib(|fib, table, links| {
             put(fib, &recipe::closing(&services), table, links, &mut notes, &mut events)
         })?;
+        // the kernel replaces them without a word when the tun gets its address
+        each_fib(|fib, table, links| {
+            let inward = recipe::inward(&services, 0);
+            inward.iter().try_for_each(|route| displace(fib, route, table, links, &mut notes))
+        })?;
         let device = &settings.capture.device;
         let failed = |error| CaptureError::Tun { device: device.clone(), error };
         let tun = Tun::make(&control, device).map_err(failed)?;
@@ -79,7 +89,9 @@ impl Capture {
             notes,
             tun: tun.clone(),
             rest_until: now,
+            compare_at: now,
             next_check: now,
+            fibs: 0,
             open: BTreeSet::new(),
             gone: false,
             found_at_start: Vec::new(),
@@ -103,9 +115,12 @@ impl Capture {
             links.iter().find(|link| link.address.name == name.as_bytes()).map_or(&[][..], |link| &link.own);
         let mut changed = false;
         for address in [IpAddr::from(self.settings.capture.address), self.settings.capture.address6.into()] {
-            let wanted = self.services.iter().any(|service| service.is_ipv6() == address.is_ipv6());
-            if wanted && !own.contains(&address) {
-                self.control.add_address(name, address)?;
+            // the tun's other end is the service: there SO_DONTROUTE, which asks no route, looks first
+            let service = self.services.iter().find(|service| service.is_ipv6() == address.is_ipv6());
+            if let Some(service) = service
+                && !own.contains(&address)
+            {
+                self.control.add_address(name, address, *service)?;
                 changed = true;
             }
         }
@@ -142,9 +157,10 @@ impl Capture {
             }
         }
         if relevant && now < self.rest_until {
+            self.compare_at = self.compare_at.min(self.rest_until);
             self.next_check = self.next_check.min(self.rest_until);
         } else if relevant {
-            events.extend(self.check(now));
+            events.extend(self.compare(now));
         }
         events
     }
@@ -155,16 +171,29 @@ impl Capture {
         self.next_check
     }
 
-    /// Compares everything and puts back what is missing.
+    /// Compares everything, when it is time for that or there are more FIBs, and puts back what is missing.
     pub fn check(&mut self, now: Instant) -> Vec<Event> {
+        let as_many = routing::fibs().is_ok_and(|fibs| fibs == self.fibs);
+        if as_many && now < self.compare_at {
+            self.next_check = self.compare_at.min(now + COUNT_EVERY);
+            return Vec::new();
+        }
+        self.compare(now)
+    }
+
+    fn compare(&mut self, now: Instant) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.found_at_start);
         let started = Instant::now();
-        let result = self.repair(&mut events);
+        // counted first: one that is made meanwhile is found by the next look
+        let result = routing::fibs()
+            .map_err(CaptureError::step("asking for the number of FIBs"))
+            .and_then(|fibs| self.repair(&mut events).map(|()| self.fibs = fibs));
         self.rest_until = now + started.elapsed().saturating_mul(4).clamp(LEAST_GAP, MOST_GAP);
         match result {
             Ok(()) => {
                 self.health.trouble = None;
-                self.next_check = now + CHECK_EVERY;
+                self.compare_at = now + CHECK_EVERY;
+                self.next_check = now + COUNT_EVERY;
             }
             Err(error) => {
                 let trouble = error.to_string();
@@ -173,7 +202,8 @@ impl Capture {
                     events.push(Event::Trouble(trouble.clone()));
                 }
                 self.health.trouble = Some(trouble);
-                self.next_check = now + TRY_AGAIN;
+                self.compare_at = now + TRY_AGAIN;
+                self.next_check = self.compare_at;
             }
         }
         events
@@ -285,17 +315,28 @@ fn put(
     events: &mut Vec<Event>,
 ) -> Result<(), CaptureError> {
     for route in routes.iter().filter(|route| !recipe::stands(route, table)) {
-        let step = |what: &str| format!("{what} {route} in FIB {fib}");
-        for other in recipe::in_the_way(route, table) {
-            // a pinned one is what we or a former run put, or the kernel's own
-            if let Some(note) = RouteNote::of(fib, &other, links).filter(|_| !other.pinned) {
-                notes.write(note).map_err(CaptureError::step("noting a route that capture replaces"))?;
-            }
-            routing::delete(fib, &other)
-                .map_err(CaptureError::step(format!("replacing {other} in FIB {fib}")))?;
-        }
-        routing::add(fib, route).map_err(CaptureError::step(step("installing")))?;
+        displace(fib, route, table, links, notes)?;
+        routing::add(fib, route).map_err(CaptureError::step(format!("installing {route} in FIB {fib}")))?;
         events.push(Event::PutBack(format!("{route} in FIB {fib}")));
+    }
+    Ok(())
+}
+
+/// Removes what others have in the place of `route`; closed meanwhile.
+fn displace(
+    fib: u32,
+    route: &Route,
+    table: &[Route],
+    links: &[Link],
+    notes: &mut Notes<RouteNote>,
+) -> Result<(), CaptureError> {
+    for other in recipe::in_the_way(route, table) {
+        // a pinned one is what we or a former run put, or the kernel's own
+        if let Some(note) = RouteNote::of(fib, &other, links).filter(|_| !other.pinned) {
+            notes.write(note).map_err(CaptureError::step("noting a route that capture replaces"))?;
+        }
+        routing::delete(fib, &other)
+            .map_err(CaptureError::step(format!("replacing {other} in FIB {fib}")))?;
     }
     Ok(())
 }
