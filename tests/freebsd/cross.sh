@@ -69,7 +69,7 @@ bundle)
 	cp tests/freebsd/run.sh "$built/imds-interceptor" "$built/imds-filterd" "$built/imdsctl" "$built/imds-mock" "$bundle"
 	# the unit tests, and those that need neither a lab of Linux nor this tree
 	# shellcheck disable=SC2086
-	cargo test --locked --quiet $profile --workspace --no-run --target "$TARGET" --message-format json 2>/dev/null |
+	cargo test --locked --quiet $profile --workspace --no-run --target "$TARGET" --message-format json |
 		python3 -c '
 import json, shutil, sys
 for line in sys.stdin:
