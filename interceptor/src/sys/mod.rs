@@ -1,7 +1,8 @@
 //! Everything that is the operating system's: the contract is written here once, each OS implements it in its own file.
 //! The only place with unsafe code. Decides nothing.
 //!
-//! - `Capture::up(settings)`, `notification_sockets()`, `notified(now)`, `next_check()`, `check(now)`, `health()`, `down()`;
+//! - `Capture::up(settings)`, `notification_sockets()`, `notified(now)`, `next_check()`, `check(now)`, `health()`,
+//!   `guard_name()`, `watch_forwarded(mode)`, `forwarded()`, `down()`;
 //!   `release(settings)`: what leads clients to us and keeps them from the service, put up, kept up and taken away
 //! - `Tun::read(packet)`, `write(packet)`: one bare IP packet each; `NO_TUN`: what to do where there is none
 //! - `SocketOwners::open(device)`, `connecting(four_tuple)`: the local socket that sends a SYN now; `is_still(four_tuple,

@@ -15,6 +15,8 @@ use crate::capture::{CaptureError, Event, Health, Notes};
 use crate::sys::bsd::links::Link;
 use crate::sys::bsd::recipe;
 use crate::sys::bsd::route::{self, Route};
+use imds_ipc::control::Mode;
+use imds_ipc::status::ForwardedPackets;
 use imds_settings::{Forwarded, Settings};
 use note::RouteNote;
 use std::collections::BTreeSet;
@@ -259,6 +261,20 @@ impl Capture {
         self.health.ipv6 = self.services.iter().any(IpAddr::is_ipv6);
         self.open = open;
         Ok(())
+    }
+
+    /// Here no forwarded packet is ever let alone, whatever the mode.
+    pub fn watch_forwarded(&mut self, _mode: Mode) {}
+
+    /// What keeps clients out when the tun is gone.
+    #[must_use]
+    pub fn guard_name(&self) -> &'static str {
+        "routes"
+    }
+
+    /// What becomes of forwarded packets: they have no socket here.
+    pub fn forwarded(&mut self) -> ForwardedPackets {
+        ForwardedPackets::Refused
     }
 
     #[must_use]

@@ -307,6 +307,15 @@ impl Capture {
         self.health.put_back = put_back;
     }
 
+    /// What keeps clients out when routes and rules are gone.
+    #[must_use]
+    pub fn guard_name(&self) -> &'static str {
+        match self.settings.capture.guard {
+            Guard::Xfrm => "xfrm",
+            Guard::Nftables => "nftables",
+        }
+    }
+
     /// What becomes of forwarded packets.
     pub fn forwarded(&mut self) -> ForwardedPackets {
         match (self.settings.capture.forwarded, self.settings.filter.mode) {
