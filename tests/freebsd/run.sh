@@ -162,19 +162,12 @@ start_interceptor() {
 	"$here/imds-interceptor" --config "$work/settings.toml" >>"$work/interceptor.log" 2>&1 &
 	interceptor=$!
 }
-# a supervisor as daemon(8) is one, but at once
 start_filterd() {
-	(
-		child=
-		trap 'kill $child 2>/dev/null; exit 0' TERM
-		while :; do
-			"$here/imds-filterd" --config "$work/settings.toml" >>"$work/filterd.log" 2>&1 &
-			child=$!
-			echo $child >"$work/filterd.pid"
-			wait $child
-		done
-	) &
+	"$here/imds-filterd" --supervise --config "$work/settings.toml" >>"$work/filterd.log" 2>&1 &
 	supervisor=$!
+}
+kill_filterd() {
+	pkill -9 -P "$supervisor" -x imds-filterd
 }
 stop_filterd() {
 	[ -n "$supervisor" ] || return 0
@@ -276,7 +269,7 @@ many() {
 without_loss() {
 	lost=0
 	for number in $(jot 60); do
-		case $number in 15 | 30 | 45) kill -9 "$(cat "$work/filterd.pid")" ;; esac
+		case $number in 15 | 30 | 45) kill_filterd ;; esac
 		found=$(as_root $service4 $name)
 		[ "$found" = 200 ] || lost=$((lost + 1))
 	done
