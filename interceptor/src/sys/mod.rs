@@ -1,14 +1,14 @@
 //! Everything that is the operating system's: the contract is written here once, each OS implements it in its own file.
 //! The only place with unsafe code. Decides nothing.
 //!
-//! - `Capture::up(settings)`, `notification_sockets()`, `notified(now)`, `next_check()`, `check(now)`, `health()`,
-//!   `guard_name()`, `watch_forwarded(mode)`, `forwarded()`, `down()`;
+//! - `Capture::up(settings)`, `up_with(settings, tun)`, `notification_sockets()`, `notified(now)`, `next_check()`,
+//!   `check(now)`, `health()`, `guard_name()`, `watch_forwarded(mode)`, `forwarded()`, `leave()`, `down()`;
 //!   `release(settings)`: what leads clients to us and keeps them from the service, put up, kept up and taken away
-//! - `Tun::read(packet)`, `write(packet)`: one bare IP packet each; `NO_TUN`: what to do where there is none
+//! - `Tun::adopt(descriptor)`, `read(packet)`, `write(packet)`: one bare IP packet each; `NO_TUN`: what to do without one
 //! - `SocketOwners::open(device)`, `connecting(four_tuple)`: the local socket that sends a SYN now; `is_still(four_tuple,
 //!   cookie)`: whether it is that one yet; `TELLS_GROUPS`: whether it knows the groups, too
-//! - `Programs::load(services)`, `watch_connects(cgroup)`, `watch_tun(index, hook)`, `want(..)`, `read(..)`: who made a
-//!   socket and who connects it
+//! - `Programs::load(services)`, `adopt(kept)`, `watch_connects(cgroup)`, `watch_tun(index, hook)`, `want(..)`,
+//!   `read(..)`, `parts()`; `KeptPrograms::take(find)`: who made a socket and who connects it
 //! - `Outward::new(settings)`, `socket(address)`: a TCP socket, not blocking, whose packets get past our own tun; then
 //!   `dialled(socket, address)`, and `connected(way)` or, before it is closed, `forget(way)`; `carries(packet)`: whether
 //!   a packet from the tun is such a socket's, and is on its way now

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// What a program would say of a SYN.
@@ -62,10 +63,31 @@ pub enum TunHook {
     Best,
 }
 
+/// There are none to keep.
+pub struct KeptPrograms(Infallible);
+
+impl KeptPrograms {
+    pub(crate) fn take(_find: impl FnMut(&str) -> Option<OwnedFd>) -> Option<Self> {
+        None
+    }
+}
+
 /// There are none.
 pub struct Programs(Infallible);
 
 impl Programs {
+    pub(crate) fn adopt(parts: KeptPrograms) -> Result<Self, ProgramError> {
+        match parts.0 {}
+    }
+
+    pub(crate) fn watches_connects(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn parts(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        match self.0 {}
+    }
+
     /// # Errors
     /// Always.
     pub fn load(_services: &[SocketAddr]) -> Result<Self, ProgramError> {

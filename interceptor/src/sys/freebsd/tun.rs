@@ -7,7 +7,7 @@ use super::control::{self, Control};
 use crate::sys::bsd::address::{AF_INET, AF_INET6};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
 
@@ -70,6 +70,15 @@ impl Tun {
             device.interface.0 = name.into();
         }
         Ok(Self(Rc::new(device)))
+    }
+
+    /// Takes over a tun that the service manager kept for us.
+    #[must_use]
+    pub fn adopt(descriptor: OwnedFd) -> Self {
+        let file = File::from(descriptor);
+        // without a name it destroys nothing
+        let name = control::told_name(file.as_fd(), TUNGIFNAME).unwrap_or_else(|_| String::new());
+        Self(Rc::new(Device { file, interface: Interface(name) }))
     }
 
     /// # Errors

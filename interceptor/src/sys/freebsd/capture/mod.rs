@@ -61,6 +61,15 @@ impl Capture {
     /// # Errors
     /// What was tried, what the kernel said, what to do. What was installed by then stays: closed.
     pub fn up(settings: &Settings) -> Result<(Self, Tun), CaptureError> {
+        Self::up_with(settings, None)
+    }
+
+    /// No service manager keeps a tun here; one that did would not keep its routes.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub fn up_with(settings: &Settings, kept: Option<Tun>) -> Result<(Self, Tun), CaptureError> {
+        drop(kept);
         if settings.capture.forwarded == Forwarded::Direct {
             return Err(CaptureError::NoDirect);
         }
@@ -292,6 +301,9 @@ impl Capture {
         let inward = recipe::inward(&self.services, index);
         each_fib(|fib, _, _| take(fib, &inward))
     }
+
+    /// Ends and leaves all as it is; what leads into the tun goes with it.
+    pub fn leave(self) {}
 }
 
 /// Those of families that the kernel has.
