@@ -5,16 +5,25 @@
 #   make check      tests that need neither root nor network; installs nothing (for packagers)
 #   make test       every test; as root; installs what it needs
 #   make fuzz       every fuzz target for FUZZ_SECONDS=60, as many at once as there are processors
+#   make freebsd    lints and links everything for FreeBSD, from Linux; tests/freebsd/run.sh then runs it there
 #   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5
 #   make deb        a Debian package, into target/deb
 #   make soak       as root: filterd killed, restarted and reloaded a hundred times each under load, interceptor restarted
-#   make install    into $(DESTDIR)$(PREFIX); `make uninstall` takes it away again
+#   make install    into $(DESTDIR)$(PREFIX), as OS=$(uname -s) wants it; `make uninstall` takes it away again
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
 BINDIR = $(PREFIX)/bin
 SBINDIR = $(PREFIX)/sbin
-SYSCONFDIR ?= /etc
+OS != uname -s
+SYSCONFDIR_Linux = /etc
+SYSCONFDIR_FreeBSD = $(PREFIX)/etc
+SYSCONFDIR ?= $(SYSCONFDIR_$(OS))
+RUNDIR_Linux = /run
+RUNDIR_FreeBSD = /var/run
+RUNDIR ?= $(RUNDIR_$(OS))
+# no: the samples alone, for a package that puts the files themselves where none are
+CONFIGURE ?= yes
 UNITDIR ?= /usr/lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
@@ -63,6 +72,10 @@ test: deps
 fuzz: deps
 	CARGO="$(CARGO)" FUZZ_SECONDS="$(FUZZ_SECONDS)" sh fuzz/run.sh
 
+freebsd: deps
+	sh tests/freebsd/cross.sh check
+	sh tests/freebsd/cross.sh link
+
 bench: deps
 	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imds-tests --bins
 	nginx=$$(sh tests/bench/nginx.sh "$$(pwd)/target/nginx") && \
@@ -81,8 +94,10 @@ install:
 	for p in $(DAEMONS); do $(INSTALL) -m 755 $(RELEASE)/$$p $(DESTDIR)$(SBINDIR)/$$p || exit 1; done
 	for p in $(TOOLS); do $(INSTALL) -m 755 $(RELEASE)/$$p $(DESTDIR)$(BINDIR)/$$p || exit 1; done
 	for f in imds.conf imds-filterd.toml; do \
-		$(INSTALL) -m 644 conf/$$f $(DESTDIR)$(SYSCONFDIR)/$$f.sample || exit 1; \
-		test -e $(DESTDIR)$(SYSCONFDIR)/$$f || $(INSTALL) -m 644 conf/$$f $(DESTDIR)$(SYSCONFDIR)/$$f || exit 1; done
+		sed -e 's|"/etc/|"$(SYSCONFDIR)/|' -e 's|"/run/|"$(RUNDIR)/|' conf/$$f > $(DESTDIR)$(SYSCONFDIR)/$$f.sample && \
+		chmod 644 $(DESTDIR)$(SYSCONFDIR)/$$f.sample || exit 1; \
+		test $(CONFIGURE) != yes || test -e $(DESTDIR)$(SYSCONFDIR)/$$f || \
+			$(INSTALL) -m 644 $(DESTDIR)$(SYSCONFDIR)/$$f.sample $(DESTDIR)$(SYSCONFDIR)/$$f || exit 1; done
 	$(INSTALL) -m 644 README.md ARCHITECTURE.md LICENSE $(DESTDIR)$(DOCDIR)
 	$(INSTALL) -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
 	for m in $(MAN1); do $(INSTALL) -m 644 man/$$m $(DESTDIR)$(MANDIR)/man1/$$m || exit 1; done
@@ -95,15 +110,19 @@ install:
 		$(RELEASE)/$$p $$how zsh >$(DESTDIR)$(ZSHDIR)/_$$p && \
 		$(RELEASE)/$$p $$how fish >$(DESTDIR)$(FISHDIR)/$$p.fish && \
 		chmod 644 $(DESTDIR)$(BASHDIR)/$$p $(DESTDIR)$(ZSHDIR)/_$$p $(DESTDIR)$(FISHDIR)/$$p.fish || exit 1; done
-	if [ "$$(uname -s)" = Linux ]; then \
+	if [ "$(OS)" = Linux ]; then \
 		$(INSTALL) -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) && \
 		$(INSTALL) -m 644 systemd/imds-filterd.sysusers $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf && \
 		$(INSTALL) -m 644 systemd/imds-filterd.tmpfiles $(DESTDIR)$(TMPFILESDIR)/imds-filterd.conf && \
 		$(INSTALL) -m 644 systemd/own-user.conf $(DESTDIR)$(DOCDIR) && \
 		for u in $(UNITS); do sed -e "s|@SBINDIR@|$(SBINDIR)|" -e "s|@BINDIR@|$(BINDIR)|" systemd/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
 			chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done; fi
-	if [ "$$(uname -s)" = FreeBSD ]; then \
+	if [ "$(OS)" = FreeBSD ]; then \
 		$(INSTALL) -d $(DESTDIR)$(PREFIX)/etc/rc.d && \
+		for f in syslog newsyslog; do \
+			d=$$f.d; [ $$f = syslog ] || d=$$f.conf.d; \
+			$(INSTALL) -d $(DESTDIR)$(PREFIX)/etc/$$d && \
+			$(INSTALL) -m 644 conf/freebsd/$$f.conf $(DESTDIR)$(PREFIX)/etc/$$d/imds-filterd.conf.sample || exit 1; done && \
 		for s in $(RC_SCRIPTS); do $(INSTALL) -m 555 rc.d/$$s $(DESTDIR)$(PREFIX)/etc/rc.d/$$s || exit 1; done; fi
 
 # Configuration that was changed stays; what is still as it was shipped goes.
@@ -117,9 +136,10 @@ uninstall:
 	for s in $(RC_SCRIPTS); do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$s; done
 	rm -f $(DESTDIR)$(SYSUSERSDIR)/imds-filterd.conf $(DESTDIR)$(TMPFILESDIR)/imds-filterd.conf
 	for p in $(TOOLS); do rm -f $(DESTDIR)$(BASHDIR)/$$p $(DESTDIR)$(ZSHDIR)/_$$p $(DESTDIR)$(FISHDIR)/$$p.fish; done
+	for d in syslog.d newsyslog.conf.d; do rm -f $(DESTDIR)$(PREFIX)/etc/$$d/imds-filterd.conf.sample; done
 	for m in $(MAN1); do rm -f $(DESTDIR)$(MANDIR)/man1/$$m; done
 	for m in $(MAN5); do rm -f $(DESTDIR)$(MANDIR)/man5/$$m; done
 	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done
 	rm -rf $(DESTDIR)$(DOCDIR)
 
-.PHONY: all build deps demo check test fuzz bench soak deb install uninstall
+.PHONY: all build deps demo check test fuzz freebsd bench soak deb install uninstall

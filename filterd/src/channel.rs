@@ -1,6 +1,7 @@
 //! Our end of the channel to interceptor. Never waits for room, never blocks, and takes nothing on trust: whatever
 //! interceptor may not say now ends the channel.
 
+use crate::sandbox::{self, Use};
 use imds_ipc::channel::{self, ChannelError};
 use imds_ipc::control::Mode;
 use imds_ipc::{
@@ -184,6 +185,7 @@ impl Channel {
     }
 
     fn new(socket: OwnedFd) -> Result<Self, ChannelEnd> {
+        sandbox::limit(&socket, Use::Exchange)?;
         Ok(Self {
             socket: UnixStream::from_std(socket.into())?,
             unsent: RefCell::default(),
@@ -312,6 +314,9 @@ impl Channel {
     fn receive(&self) -> Result<(FromInterceptor, Option<OwnedFd>), ChannelEnd> {
         let mut buffer = [0; MAX_MESSAGE];
         let (bytes, descriptor) = channel::receive_with_descriptor(&self.socket, &mut buffer)?;
+        if let Some(descriptor) = &descriptor {
+            sandbox::limit(descriptor, Use::Exchange)?;
+        }
         let message = FromInterceptor::decode(bytes)?;
         if matches!(message, FromInterceptor::Kept(_)) {
             buffer.zeroize();

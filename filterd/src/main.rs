@@ -12,7 +12,7 @@ use imds_filterd::start::{self, Loaded};
 use imds_filterd::supervise::supervise;
 use imds_filterd::{End, Filter, choose, log, say_in_force, serve};
 use imds_ipc::FILTER_SOCKET;
-use imds_settings::{Accounts, Settings, exit};
+use imds_settings::{Accounts, DEFAULT_PATH, Settings, exit};
 use lexopt::ValueExt;
 use sd_notify::NotifyState;
 use std::ffi::OsString;
@@ -36,6 +36,11 @@ Needs imds-interceptor, which captures them. Audit lines go to standard output, 
   --version       the version
 ";
 
+/// With the path of this system.
+fn help() -> String {
+    HELP.replace("/etc/imds-filterd.toml", DEFAULT_PATH)
+}
+
 /// interceptor may start after us; it needs a second.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,7 +63,7 @@ fn main() -> ExitCode {
     let asked = match arguments(std::env::args_os()) {
         Ok(asked) => asked,
         Err(error) => {
-            eprintln!("imds-filterd: {error}\n{HELP}");
+            eprintln!("imds-filterd: {error}\n{}", help());
             return ExitCode::from(exit::USAGE);
         }
     };
@@ -93,7 +98,7 @@ fn arguments(args: impl IntoIterator<Item = OsString>) -> Result<Asked, lexopt::
         match argument {
             lexopt::Arg::Long("config") => config = Some(parser.value()?.into()),
             lexopt::Arg::Long("supervise") => supervised = true,
-            lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(Asked::Print(HELP.into())),
+            lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(Asked::Print(help())),
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
                 return Ok(Asked::Print(format!("imds-filterd {}\n", env!("CARGO_PKG_VERSION"))));
             }

@@ -6,9 +6,12 @@ mod intruder;
 #[cfg(target_os = "linux")]
 mod played;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "freebsd")]
+mod confined;
+
+#[cfg(target_os = "freebsd")]
 fn main() {
-    println!("the sandbox of this system is not written yet: filterd refuses to start on it");
+    confined::main();
 }
 
 #[cfg(target_os = "linux")]

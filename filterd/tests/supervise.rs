@@ -1,4 +1,6 @@
 //! The parent that starts imds-filterd again.
+// the peer's pid is asked of the socket as Linux tells it; tests/freebsd/run.sh kills supervised ones on FreeBSD
+#![cfg(target_os = "linux")]
 
 mod played;
 

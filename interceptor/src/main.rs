@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use imds_interceptor::{log, start};
-use imds_settings::{Settings, exit};
+use imds_settings::{DEFAULT_PATH, Settings, exit};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,6 +18,11 @@ Runs in the foreground until SIGTERM or SIGINT; access then stays closed.
   --help         print this and end
   --version      print the version and end
 ";
+
+/// With the path of this system.
+fn help() -> String {
+    HELP.replace("/etc/imds-filterd.toml", DEFAULT_PATH)
+}
 
 enum Task {
     Run,
@@ -64,7 +69,7 @@ fn arguments(mut parser: lexopt::Parser) -> Result<(Task, Option<PathBuf>), lexo
     while let Some(argument) = parser.next()? {
         match argument {
             lexopt::Arg::Long("config") => config = Some(PathBuf::from(parser.value()?)),
-            lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => task = Task::Print(HELP.into()),
+            lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => task = Task::Print(help()),
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
                 task = Task::Print(format!("imds-interceptor {}\n", env!("CARGO_PKG_VERSION")));
             }

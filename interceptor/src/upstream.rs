@@ -1,7 +1,7 @@
 //! Connections to the real service: only to configured addresses, marked past our own tun, bounded in number and time.
 //! Must not send or read a byte on them; filterd does.
 
-use crate::sys;
+use crate::sys::{Outward, Way};
 use imds_ipc::DialFailure;
 use imds_settings::Settings;
 use rustix::io::Errno;
@@ -29,6 +29,7 @@ pub enum Dialled {
 #[derive(Debug)]
 pub struct Dialling {
     socket: OwnedFd,
+    way: Way,
     pub peer: usize,
     /// filterd's number for it.
     pub dial: u64,
@@ -37,7 +38,7 @@ pub struct Dialling {
 
 pub struct Dials {
     upstreams: Vec<SocketAddr>,
-    mark: u32,
+    outward: Outward,
     /// The tun's own address: whatever left with it as source would be answered to the tun.
     not_from: Ipv6Addr,
     limit: Duration,
@@ -52,7 +53,7 @@ impl Dials {
     pub fn new(settings: &Settings) -> Self {
         Self {
             upstreams: settings.upstreams().collect(),
-            mark: settings.capture.mark,
+            outward: Outward::new(settings),
             not_from: settings.capture.address6,
             limit: settings.limits.dial(),
             waiting: Slab::new(),
@@ -77,19 +78,22 @@ impl Dials {
         }
         match self.connect(address) {
             Err(errno) => Dialled::Failed(failure(errno)),
-            Ok((socket, true)) => Dialled::Connected(socket),
-            Ok((socket, false)) => {
+            Ok((socket, way, true)) => {
+                self.outward.connected(way);
+                Dialled::Connected(socket)
+            }
+            Ok((socket, way, false)) => {
                 self.serial += 1;
-                let key = self.waiting.insert(Dialling { socket, peer, dial, serial: self.serial });
+                let key = self.waiting.insert(Dialling { socket, way, peer, dial, serial: self.serial });
                 self.deadlines.push_back((now + self.limit, key, self.serial));
                 Dialled::Waiting(key)
             }
         }
     }
 
-    /// The socket, and whether it is connected already.
-    fn connect(&self, address: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
-        let socket = sys::upstream_socket(address, self.mark)?;
+    /// The socket, its way out, and whether it is connected already.
+    fn connect(&mut self, address: SocketAddr) -> Result<(OwnedFd, Way, bool), Errno> {
+        let socket = self.outward.socket(address)?;
         let connected = match connect(&socket, &address) {
             Ok(()) => true,
             // an interrupted connect goes on by itself
@@ -102,7 +106,13 @@ impl Dials {
                 return Err(Errno::ADDRNOTAVAIL);
             }
         }
-        Ok((socket, connected))
+        let way = self.outward.dialled(&socket, address)?;
+        Ok((socket, way, connected))
+    }
+
+    /// Whether a packet from the tun belongs to one of these connections; then it is on its way.
+    pub fn carries(&mut self, packet: &[u8]) -> bool {
+        self.outward.carries(packet)
     }
 
     #[must_use]
@@ -120,7 +130,12 @@ impl Dials {
             },
             Ok(Err(errno)) | Err(errno) => Err(failure(errno)),
         };
-        self.waiting.try_remove(key).map(|dialling| (dialling, result))
+        let dialling = self.waiting.try_remove(key)?;
+        match result {
+            Ok(()) => self.outward.connected(dialling.way),
+            Err(_) => self.outward.forget(dialling.way),
+        }
+        Some((dialling, result))
     }
 
     /// A dial that took too long.
@@ -132,7 +147,7 @@ impl Dials {
             }
             self.deadlines.pop_front();
             if waits {
-                return self.waiting.try_remove(key);
+                return self.waiting.try_remove(key).inspect(|dialling| self.outward.forget(dialling.way));
             }
         }
         None
@@ -149,7 +164,14 @@ impl Dials {
 
     /// Gives up the dials of a peer that is gone.
     pub fn forget(&mut self, peer: usize) {
-        self.waiting.retain(|_, dialling| dialling.peer != peer);
+        let outward = &mut self.outward;
+        self.waiting.retain(|_, dialling| {
+            let stays = dialling.peer != peer;
+            if !stays {
+                outward.forget(dialling.way);
+            }
+            stays
+        });
     }
 }
 

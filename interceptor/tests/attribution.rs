@@ -1,4 +1,5 @@
 //! Whom the interceptor says its clients are, with the kernel's programs in place: through the whole program.
+#![cfg(target_os = "linux")]
 
 mod world;
 

@@ -1,4 +1,5 @@
 //! Connections of the kernel's own TCP through the running interceptor to a filterd played by the test.
+#![cfg(target_os = "linux")]
 
 mod world;
 

@@ -1,5 +1,6 @@
 //! What the kernel's programs tell of sockets: their makers, whoever connects them, groups, cgroups, user namespaces.
 //! Nothing is attributed here: these are the programs alone, on a tun that nobody answers on.
+#![cfg(target_os = "linux")]
 
 mod world;
 

@@ -1,4 +1,5 @@
 //! Connections whose filterd dies or leaves, through the running interceptor, with the kernel's own TCP as the client.
+#![cfg(target_os = "linux")]
 
 mod world;
 

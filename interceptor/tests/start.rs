@@ -1,4 +1,5 @@
 //! The program itself: arguments, exit codes, messages, signals, and what it costs when nothing happens.
+#![cfg(target_os = "linux")]
 
 mod world;
 

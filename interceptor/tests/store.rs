@@ -1,5 +1,6 @@
 //! interceptor is restarted: with a service manager that keeps its descriptors, and with one that does not. The service
 //! manager is played by the test.
+#![cfg(target_os = "linux")]
 
 mod world;
 

@@ -168,6 +168,8 @@ pub enum Lack {
     NoCgroups,
     /// The settings say so.
     Configured,
+    /// No kernel of this system tells it.
+    System,
 }
 
 impl fmt::Display for Lack {
@@ -182,6 +184,7 @@ impl fmt::Display for Lack {
             Self::Refused => "the kernel refused the BPF program that tells it",
             Self::NoCgroups => "there is no cgroup v2 hierarchy",
             Self::Configured => "the settings switch it off",
+            Self::System => "this operating system does not tell it",
         })
     }
 }
@@ -211,6 +214,7 @@ impl Identity {
                 Err(Lack::Refused) => 3,
                 Err(Lack::NoCgroups) => 4,
                 Err(Lack::Configured) => 5,
+                Err(Lack::System) => 6,
             });
         }
     }
@@ -223,6 +227,7 @@ impl Identity {
             3 => Ok(Err(Lack::Refused)),
             4 => Ok(Err(Lack::NoCgroups)),
             5 => Ok(Err(Lack::Configured)),
+            6 => Ok(Err(Lack::System)),
             _ => Err(DecodeError::Value),
         };
         Ok(Self { groups: told()?, unit: told()?, connecting: told()? })

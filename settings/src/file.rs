@@ -2,6 +2,7 @@
 //! Trusts the file's owner, so it refuses a file that others may write.
 
 use crate::refuse_status::RefuseStatus;
+use crate::sys;
 use crate::token_source::TokenSource;
 use crate::trusted::{ReadError, read_trusted};
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Read when `--config` is not given; may be absent.
-pub const DEFAULT_PATH: &str = "/etc/imds-filterd.toml";
+pub const DEFAULT_PATH: &str = sys::SETTINGS;
 /// Far above any real file; keeps a wrong path from filling the memory.
 const MAX_FILE: u64 = 1 << 20;
 /// Every service address costs rules and policies in the kernel; a cloud has two or three.
@@ -196,7 +197,7 @@ fn http_port() -> u16 {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            runtime_dir: "/run/imds-filterd".into(),
+            runtime_dir: sys::RUNTIME.into(),
             capture: Capture::default(),
             services: vec![Service {
                 name: "ec2".into(),
@@ -238,7 +239,7 @@ impl Default for Filter {
     fn default() -> Self {
         Self {
             user: "imds".into(),
-            rules: "/etc/imds.conf".into(),
+            rules: sys::RULES.into(),
             groups: GroupSource::Kernel,
             sandbox: Sandbox::Required,
             mode: Mode::Enforce,
@@ -407,8 +408,12 @@ mod tests {
 
     #[test]
     fn the_shipped_file_says_the_built_in_values() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/imds-filterd.toml");
-        assert_eq!(Settings::load(Some(&path)).unwrap(), Settings::default());
+        let shipped = include_str!("../../conf/imds-filterd.toml");
+        // as the Makefile installs it elsewhere than on Linux
+        let installed = shipped
+            .replace("\"/run/imds-filterd\"", &format!("{:?}", sys::RUNTIME))
+            .replace("\"/etc/imds.conf\"", &format!("{:?}", sys::RULES));
+        assert_eq!(parse(&installed).unwrap(), Settings::default());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod accounts;
 mod file;
 mod kept;
 mod refuse_status;
+mod sys;
 mod token_source;
 mod trusted;
 

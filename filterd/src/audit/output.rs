@@ -1,8 +1,10 @@
 //! The descriptor that audit lines are written to. One write a line, at once, so that an answered request is a logged one.
 //! Never waits: a reader that has stopped must not stop the filter.
 
+use crate::sandbox;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
 
@@ -11,7 +13,8 @@ use std::os::fd::OwnedFd;
 enum Kind {
     /// journald's stream: the send itself can be told not to wait.
     Socket,
-    /// A pipe or a terminal. Writable, by poll(2), means that a line fits: a pipe then has PIPE_BUF (4096) bytes free.
+    /// A pipe or a terminal. Writable, by poll(2), means that a line fits: a pipe then has PIPE_BUF (4096) bytes free; or
+    /// (FreeBSD) that the write, which does not wait, takes a part of it.
     Polled,
     /// A file: never waits.
     File,
@@ -35,6 +38,7 @@ impl Output {
             FileType::RegularFile => Kind::File,
             _ => Kind::Polled,
         };
+        sandbox::take_lines(&file).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok(Self { file, kind, line: Vec::with_capacity(1024), lost: 0, ever_lost: 0 })
     }
 

@@ -1,14 +1,18 @@
 //! FreeBSD. See the contract in `sandbox`. Judges nothing.
-//! Capability mode takes the place of three of Linux's layers; it is not entered yet, so they are missing here.
+//!
+//! Capability mode (capsicum(4)) takes the place of three of Linux's layers: nothing that has a name can be reached, be it
+//! a file, a socket, a process or the network. What a descriptor that we hold may be used for, its rights say.
 
-use super::SandboxError;
+use super::{SandboxError, Use};
+use capsicum::{CapRights, FileRights, IoctlRights, IoctlsBuilder, Right};
+use rustix::fs::FileType;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_no_new_privs};
 use std::io;
+use std::os::fd::AsFd;
 
-const NOT_YET: &str = "capability mode is not entered by this version";
-
+/// Capability mode does it, once it is entered: it has no way to bind, to connect or to send to an address.
 pub(super) fn leave_network() -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, NOT_YET))
+    Ok(())
 }
 
 /// FreeBSD has none: root's power goes with its uid.
@@ -27,12 +31,66 @@ pub(super) fn no_dumps() -> rustix::io::Result<()> {
     set_dumpable_behavior(None, DumpableBehavior::NotDumpable)
 }
 
+/// Standard descriptors can do no more than take the log.
 pub(super) fn close_files() -> Result<(), String> {
-    Err(NOT_YET.into())
+    let limited = limit(&io::stdin(), Use::Nothing)
+        .and_then(|()| limit(&io::stdout(), Use::Lines))
+        .and_then(|()| limit(&io::stderr(), Use::Lines));
+    limited.map_err(|error| format!("rights of standard descriptors: {error}"))
 }
 
 pub(super) fn close_calls() -> Result<(), String> {
-    Err(NOT_YET.into())
+    capsicum::enter().map_err(|error| format!("capability mode: {error}"))?;
+    // the kernel said yes
+    if capsicum::sandboxed() { Ok(()) } else { Err("capability mode was not entered".into()) }
+}
+
+pub(super) fn limit(descriptor: &impl AsFd, what_for: Use) -> io::Result<()> {
+    let rights: &[Right] = match what_for {
+        Use::Nothing => &[],
+        Use::Lines => &[Right::Write, Right::Event, Right::Fcntl, Right::Fstat],
+        Use::Exchange => &[
+            Right::Read,
+            Right::Write,
+            Right::Event,
+            Right::Shutdown,
+            Right::Getpeername,
+            Right::Getsockname,
+            Right::Getsockopt,
+            Right::Setsockopt,
+            Right::Fcntl,
+            Right::Ioctl,
+        ],
+    };
+    let mut wanted = FileRights::new();
+    for right in rights {
+        wanted.allow(*right);
+    }
+    let limited = wanted.limit(&descriptor.as_fd()).and_then(|()| match what_for {
+        Use::Exchange => only_not_to_block().limit(&descriptor.as_fd()),
+        Use::Nothing | Use::Lines => Ok(()),
+    });
+    match limited {
+        // a kernel without them; then `close_calls` fails too, and decides
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        // it was limited already, by who gave it to us or by a former call
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCAPABLE) => Ok(()),
+        other => other,
+    }
+}
+
+/// A pipe to daemon(8) that is full must not stop us: it may take a part of a line, the rest of which comes next.
+pub(super) fn take_lines(descriptor: &impl AsFd) -> io::Result<()> {
+    let descriptor = descriptor.as_fd();
+    if FileType::from_raw_mode(rustix::fs::fstat(descriptor)?.st_mode) == FileType::Fifo {
+        let flags = rustix::fs::fcntl_getfl(descriptor)?;
+        rustix::fs::fcntl_setfl(descriptor, flags | rustix::fs::OFlags::NONBLOCK)?;
+    }
+    limit(&descriptor, Use::Lines)
+}
+
+fn only_not_to_block() -> IoctlRights {
+    IoctlsBuilder::new().allow(libc::FIONBIO).finalize()
 }
 
 /// What reads the account database cannot be in capability mode.

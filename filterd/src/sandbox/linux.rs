@@ -1,7 +1,7 @@
 //! Linux. See the contract in `sandbox`.
 //! Judges nothing.
 
-use super::{SandboxError, calls, os};
+use super::{SandboxError, Use, calls, os};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
     RulesetStatus, Scope,
@@ -14,6 +14,7 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities,
 };
 use std::io;
+use std::os::fd::AsFd;
 
 /// The newest that the crate knows; an older kernel gives what it has.
 const NEWEST: ABI = ABI::V9;
@@ -92,6 +93,18 @@ pub(super) fn close_calls() -> Result<(), String> {
 pub(super) fn close_watcher() {
     let _ = landlock(AccessFs::from_write(NEWEST) | AccessFs::Execute);
     let _ = calls::filter_watcher();
+}
+
+/// Linux has no rights of single descriptors; no system call is left that would misuse them.
+#[expect(clippy::unnecessary_wraps, reason = "the contract")]
+pub(super) fn limit(_descriptor: &impl AsFd, _what_for: Use) -> io::Result<()> {
+    Ok(())
+}
+
+/// A pipe that poll(2) calls writable has room for a whole line here.
+#[expect(clippy::unnecessary_wraps, reason = "the contract")]
+pub(super) fn take_lines(_descriptor: &impl AsFd) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@
 //! - `close_files()`: no file can be opened, by a layer of its own
 //! - `close_calls()`: no system call that serving does not need
 //! - `close_watcher()`: for the watcher of names, which reads files: writes none, runs nothing, no network
+//! - `limit(descriptor, use)`: what a descriptor may be used for, where the system has such rights
+//! - `take_lines(descriptor)`: makes the log's descriptor one whose reader cannot stop us
 
 #[cfg(target_os = "linux")]
 mod calls;
@@ -28,6 +30,7 @@ use imds_settings::{Accounts, Sandbox, User};
 use nix::unistd::{Gid, Uid, getegid, geteuid, getgid, getuid, setgroups, setresgid, setresuid};
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 
 #[derive(Debug)]
 pub enum SandboxError {
@@ -101,6 +104,33 @@ impl fmt::Display for Missing {
             Self::Calls(why) => write!(f, "no filter of system calls ({why})"),
         }
     }
+}
+
+/// What a descriptor is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It was there at the start.
+    Nothing,
+    /// Lines of the log or of the audit trail.
+    Lines,
+    /// Bytes, both ways: the channel, a captured connection, a connection to the service.
+    Exchange,
+}
+
+/// From here on the descriptor is good for nothing else.
+///
+/// # Errors
+/// When that is not to be had; the descriptor must not be used then.
+pub fn limit(descriptor: &impl AsFd, what_for: Use) -> io::Result<()> {
+    system::limit(descriptor, what_for)
+}
+
+/// From here on the descriptor takes lines and does not wait for its reader.
+///
+/// # Errors
+/// When that is not to be had.
+pub fn take_lines(descriptor: &impl AsFd) -> io::Result<()> {
+    system::take_lines(descriptor)
 }
 
 fn os<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> SandboxError {

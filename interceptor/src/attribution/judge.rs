@@ -3,7 +3,7 @@
 
 use super::unit::unit_of;
 use super::{SubordinateUids, Unattributable};
-use crate::sys::{Connecting, Record};
+use crate::sys::{Connecting, GroupList, Record};
 use imds_ipc::{Groups, Process, Subject, Unit};
 
 /// `owner`: the socket's uid by sock_diag. `must_connect`: whether it has to be known who connects.
@@ -26,7 +26,7 @@ pub(super) fn subject(
     }
     Ok(Subject {
         uid: responsible(maker, record.namespace_owner, subordinate)?,
-        groups: groups(record),
+        groups: groups_of(record.groups.clone(), record.namespace_owner),
         unit: record.cgroups.as_deref().map_or(Unit::Unknown, unit_of),
         process: record.connecting.as_ref().map(process),
     })
@@ -53,18 +53,17 @@ fn responsible(
 }
 
 /// In a user namespace groups can be dropped at will.
-fn groups(record: &Record) -> Groups {
-    match (&record.groups, record.namespace_owner) {
+pub(super) fn groups_of(told: Option<GroupList>, namespace_owner: Option<u32>) -> Groups {
+    match (told, namespace_owner) {
         (None, _) | (_, Some(_)) => Groups::Unknown,
-        (Some(list), None) if list.cut => Groups::Cut(list.gids.clone()),
-        (Some(list), None) => Groups::All(list.gids.clone()),
+        (Some(list), None) if list.cut => Groups::Cut(list.gids),
+        (Some(list), None) => Groups::All(list.gids),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::GroupList;
 
     fn record() -> Record {
         Record {

@@ -107,6 +107,9 @@ impl Attribution {
     pub fn identity(&self) -> Identity {
         match &self.witness {
             Ok(witness) => witness.identity(),
+            Err(lack) if SocketOwners::TELLS_GROUPS => {
+                Identity { groups: Ok(()), ..Identity::partial(*lack) }
+            }
             Err(lack) => Identity::partial(*lack),
         }
     }
@@ -148,7 +151,10 @@ impl Attribution {
                 let must_connect = witness.identity().connecting.is_ok();
                 judge::subject(socket.uid, &record, must_connect, &self.subordinate)?
             }
-            Err(_) => Subject::of_uid(self.subordinate.owner_of(socket.uid)?),
+            Err(_) => {
+                let uid = self.subordinate.owner_of(socket.uid)?;
+                Subject { groups: judge::groups_of(socket.groups, None), ..Subject::of_uid(uid) }
+            }
         };
         Ok(Attributed { subject: Ok(subject), cookie: socket.cookie })
     }

@@ -63,6 +63,7 @@ impl Loaded {
 fn said(error: &ProgramError) -> Lack {
     tracing::warn!("clients are not wholly known: {error}");
     match error {
+        ProgramError::NoneHere => Lack::System,
         ProgramError::NoTypes(_) | ProgramError::OtherTypes(_) => Lack::NoTypes,
         ProgramError::NotPermitted => Lack::NotPermitted,
         ProgramError::Refused(..) => Lack::Refused,

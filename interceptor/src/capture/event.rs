@@ -131,7 +131,7 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
-    pub(super) fn step(tried: impl fmt::Display) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn step(tried: impl fmt::Display) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Step { tried: tried.to_string(), error }
     }
 
@@ -181,7 +181,7 @@ impl fmt::Display for CaptureError {
                 if error.raw_os_error() == Some(libc::EBUSY) {
                     write!(f, "; a device of that name exists: remove it or choose another capture.device")?;
                 } else if error.kind() == io::ErrorKind::NotFound {
-                    write!(f, "; /dev/net/tun is missing: load the module tun")?;
+                    write!(f, "; {}", crate::sys::NO_TUN)?;
                 }
                 self.need(f)
             }

@@ -8,65 +8,33 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// One line: link index, link name ("all" and "default" have index 0), setting, original value, our value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Note {
-    pub(super) index: u32,
-    pub(super) link: String,
-    pub(super) setting: Setting,
-    pub(super) original: u32,
-    pub(super) ours: u32,
+/// The notes, below the runtime directory.
+pub(crate) const FILE: &str = "capture.undo";
+
+/// What a line of the notes says; each system has its own.
+pub(crate) trait Note: Sized + PartialEq {
+    /// For who has to mend a line by hand.
+    const EXPECTED: &str;
+
+    fn parse(line: &str) -> Option<Self>;
+
+    /// Without its end.
+    fn line(&self) -> String;
+
+    /// Whether both are about the same thing: then the older one holds the original.
+    fn same(&self, new: &Self) -> bool;
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Setting {
-    RpFilter,
-    DisableXfrm,
-}
-
-impl Setting {
-    /// Its name below net.ipv4.conf.LINK.
-    pub(super) fn key(self) -> &'static str {
-        match self {
-            Self::RpFilter => "rp_filter",
-            Self::DisableXfrm => "disable_xfrm",
-        }
-    }
-}
-
-impl Note {
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split(' ');
-        let mut next = || words.next();
-        let note = Self {
-            index: next()?.parse().ok()?,
-            link: next()?.to_owned(),
-            setting: match next()? {
-                "rp_filter" => Setting::RpFilter,
-                "disable_xfrm" => Setting::DisableXfrm,
-                _ => return None,
-            },
-            original: next()?.parse().ok()?,
-            ours: next()?.parse().ok()?,
-        };
-        words.next().is_none().then_some(note)
-    }
-
-    fn line(&self) -> String {
-        format!("{} {} {} {} {}\n", self.index, self.link, self.setting.key(), self.original, self.ours)
-    }
-}
-
-pub(super) struct Notes {
+pub(crate) struct Notes<N> {
     path: PathBuf,
-    notes: Vec<Note>,
+    notes: Vec<N>,
     lock_path: PathBuf,
     /// Held as long as this is open: the kernel lets go of it when the process ends, however it ends.
     _lock: File,
 }
 
-impl Notes {
-    pub(super) fn open(directory: &Path) -> Result<Self, CaptureError> {
+impl<N: Note> Notes<N> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, CaptureError> {
         let failed = |path: &Path, error| CaptureError::File { path: path.into(), error };
         DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(|e| failed(directory, e))?;
         let lock_path = directory.join("capture.lock");
@@ -77,7 +45,7 @@ impl Notes {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(CaptureError::Held(lock_path)),
             other => other.map_err(|e| failed(&lock_path, e.into()))?,
         }
-        let path = directory.join("capture.undo");
+        let path = directory.join(FILE);
         let notes = match std::fs::read_to_string(&path) {
             Ok(text) => parse(&text).map_err(|error| failed(&path, error))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -86,18 +54,17 @@ impl Notes {
         Ok(Self { path, notes, lock_path, _lock: lock })
     }
 
-    pub(super) fn all(&self) -> &[Note] {
+    pub(crate) fn all(&self) -> &[N] {
         &self.notes
     }
 
     /// Notes a change that is about to be made. The first note of a setting holds the original; later ones are ours.
-    pub(super) fn write(&mut self, note: Note) -> io::Result<()> {
-        let same = |old: &Note| (old.index, old.setting) == (note.index, note.setting) && twin(old, &note);
-        if self.notes.iter().any(same) {
+    pub(crate) fn write(&mut self, note: N) -> io::Result<()> {
+        if self.notes.iter().any(|old| old.same(&note)) {
             return Ok(());
         }
         self.notes.push(note);
-        let text: String = self.notes.iter().map(Note::line).collect();
+        let text: String = self.notes.iter().map(|note| note.line() + "\n").collect();
         let new = self.path.with_extension("new");
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
@@ -112,7 +79,7 @@ impl Notes {
     }
 
     /// Everything is restored: the files go.
-    pub(super) fn forget(self) -> Result<(), CaptureError> {
+    pub(crate) fn forget(self) -> Result<(), CaptureError> {
         for path in [&self.path, &self.lock_path] {
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -125,20 +92,15 @@ impl Notes {
     }
 }
 
-/// "all" and "default" share index 0 and are told apart by name; links may be renamed.
-fn twin(old: &Note, new: &Note) -> bool {
-    old.index != 0 || old.link == new.link
-}
-
-fn parse(text: &str) -> io::Result<Vec<Note>> {
+fn parse<N: Note>(text: &str) -> io::Result<Vec<N>> {
     text.lines()
         .enumerate()
         .map(|(at, line)| {
-            Note::parse(line).ok_or_else(|| {
+            N::parse(line).ok_or_else(|| {
                 io::Error::other(format!(
-                    "line {}: expected a link's index, its name, a setting and two numbers; restore what it means by \
-                     hand and remove the file",
-                    at + 1
+                    "line {}: expected {}; restore what it means by hand and remove the file",
+                    at + 1,
+                    N::EXPECTED
                 ))
             })
         })
@@ -149,25 +111,35 @@ fn parse(text: &str) -> io::Result<Vec<Note>> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, PartialEq, Eq)]
+    struct Pair(u32, u32);
+
+    impl Note for Pair {
+        const EXPECTED: &str = "two numbers";
+
+        fn parse(line: &str) -> Option<Self> {
+            let (a, b) = line.split_once(' ')?;
+            Some(Self(a.parse().ok()?, b.parse().ok()?))
+        }
+        fn line(&self) -> String {
+            format!("{} {}", self.0, self.1)
+        }
+        fn same(&self, new: &Self) -> bool {
+            self.0 == new.0
+        }
+    }
+
     #[test]
-    fn notes_are_read_as_written_and_the_original_is_kept() {
+    fn notes_are_read_as_written_the_first_of_its_kind_is_kept_and_nobody_else_holds_them() {
         let directory = std::env::temp_dir().join(format!("imds-notes-{}", std::process::id()));
-        let note = |index, link: &str, original| Note {
-            index,
-            link: link.into(),
-            setting: Setting::RpFilter,
-            original,
-            ours: 2,
-        };
         let mut notes = Notes::open(&directory).unwrap();
-        assert!(matches!(Notes::open(&directory), Err(CaptureError::Held(_))), "two may not hold it");
-        notes.write(note(2, "eth0", 1)).unwrap();
-        notes.write(note(2, "renamed", 2)).unwrap();
-        notes.write(note(0, "all", 1)).unwrap();
-        notes.write(note(0, "default", 0)).unwrap();
+        assert!(matches!(Notes::<Pair>::open(&directory), Err(CaptureError::Held(_))), "two may not hold it");
+        notes.write(Pair(1, 5)).unwrap();
+        notes.write(Pair(1, 6)).unwrap();
+        notes.write(Pair(2, 7)).unwrap();
         drop(notes);
-        let notes = Notes::open(&directory).unwrap();
-        assert_eq!(notes.all(), [note(2, "eth0", 1), note(0, "all", 1), note(0, "default", 0)]);
+        let notes: Notes<Pair> = Notes::open(&directory).unwrap();
+        assert_eq!(notes.all(), [Pair(1, 5), Pair(2, 7)]);
         notes.forget().unwrap();
         assert!(std::fs::read_dir(&directory).unwrap().next().is_none());
         std::fs::remove_dir(&directory).unwrap();
@@ -175,10 +147,8 @@ mod tests {
 
     #[test]
     fn a_spoilt_note_is_an_error_and_not_skipped() {
-        for line in
-            ["", "2 eth0 rp_filter 1", "2 eth0 rp_filter 1 2 3", "x eth0 rp_filter 1 2", "2 eth0 other 1 2"]
-        {
-            assert!(parse(&format!("2 eth0 rp_filter 1 2\n{line}\n")).is_err(), "{line:?}");
-        }
+        assert!(parse::<Pair>("1 2\n").is_ok());
+        let error = parse::<Pair>("1 2\n1 x\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("two numbers"), "{error}");
     }
 }

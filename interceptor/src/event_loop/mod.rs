@@ -15,7 +15,7 @@ use crate::netstack::{Netstack, Wire};
 use crate::sys::{Signals, Tun};
 use crate::upstream::Dials;
 use hold::Held;
-use imds_settings::{Guard, Mode, Settings};
+use imds_settings::{Mode, Settings};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -65,7 +65,6 @@ pub(crate) struct EventLoop {
     throttles: Throttles,
     counts: Counts,
     /// Of our own settings, for the status.
-    guard: Guard,
     audit: bool,
     ready: Ready,
 }
@@ -124,7 +123,6 @@ impl EventLoop {
             limits: settings.limits.clone(),
             throttles: Throttles::default(),
             counts: Counts::default(),
-            guard: settings.capture.guard,
             audit: settings.filter.mode == Mode::Audit,
             // edges that came before we looked are not told again
             ready: Ready { tun: true, capture: true, door: true, ..Ready::default() },
@@ -228,6 +226,10 @@ impl EventLoop {
             match self.tun.read(packet) {
                 Ok(length) => {
                     let bytes = packet.get(..length).unwrap_or(&[]);
+                    // our own connections to the service come by here where no mark keeps them away
+                    if self.dials.carries(bytes) {
+                        continue;
+                    }
                     let attribution = &mut self.attribution;
                     let mut wire = TunWire { tun: &self.tun, failed: None };
                     let entry = self

@@ -5,7 +5,7 @@ use super::EventLoop;
 use crate::netstack::Refused;
 use imds_ipc::channel;
 use imds_ipc::status::InterceptorStatus;
-use imds_settings::Guard;
+
 use std::os::fd::OwnedFd;
 
 /// Connections refused since the start.
@@ -39,11 +39,7 @@ impl EventLoop {
             guarded: health.guarded,
             tun: health.tun,
             ipv6: health.ipv6,
-            guard: match self.guard {
-                Guard::Xfrm => "xfrm",
-                Guard::Nftables => "nftables",
-            }
-            .into(),
+            guard: self.capture.guard_name().into(),
             forwarded: self.capture.forwarded(),
             audit: self.audit,
             put_back: health.put_back,

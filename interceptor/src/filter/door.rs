@@ -1,12 +1,13 @@
 //! The listening socket by which filterd comes in, and the runtime directory it lies in.
 //! Must not let in anybody but the filter's user, nor trust a directory that others can change.
 
+use crate::sys;
 use imds_ipc::FILTER_SOCKET;
 use imds_settings::{Settings, User, exit};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
 use std::fmt;
 use std::fs;
@@ -106,7 +107,7 @@ impl Door {
         loop {
             match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(caller) => {
-                    let uid = sockopt::socket_peercred(&caller)?.uid.as_raw();
+                    let uid = sys::peer_uid(&caller)?;
                     return Ok(Some(match uid {
                         _ if uid == self.user.uid => Caller::Filterd(caller),
                         0 => Caller::Operator(caller),

@@ -3,6 +3,7 @@
 
 use crate::attribution::Unattributable;
 use crate::netstack::FourTuple;
+use crate::sys::GroupList;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netdevice, netlink, recv, send,
@@ -26,9 +27,11 @@ const MAX_ERRNO: i32 = 4095;
 const MAX_STALE: usize = 16;
 
 /// A socket of this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Socket {
     pub(crate) uid: u32,
+    /// Of who made it; `None`: another must be asked.
+    pub(crate) groups: Option<GroupList>,
     /// The kernel's number for it; never used twice.
     pub(crate) cookie: u64,
 }
@@ -53,7 +56,7 @@ impl Found {
         if self.inode == 0 {
             return Err(Unattributable::Closed);
         }
-        Ok(Socket { uid: self.uid, cookie: self.cookie })
+        Ok(Socket { uid: self.uid, groups: None, cookie: self.cookie })
     }
 }
 
@@ -66,6 +69,9 @@ pub struct SocketOwners {
 }
 
 impl SocketOwners {
+    /// The kernel keeps no more than the uid with a socket.
+    pub(crate) const TELLS_GROUPS: bool = false;
+
     /// # Errors
     /// When there is no such device, or the kernel lacks sock_diag.
     pub fn open(device: &str) -> io::Result<Self> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod bpf;
 mod calls;
+pub(crate) mod capture;
 pub(crate) mod diag;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -15,3 +16,6 @@ pub(crate) mod sysctl;
 pub(crate) mod tun;
 pub(crate) mod unmarked;
 pub(crate) mod xfrm;
+
+// by the names of the contract
+pub(crate) use {bpf as programs, diag as owners};

@@ -6,6 +6,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+/// For who finds no tun.
+pub(crate) const NO_TUN: &str = "/dev/net/tun is missing: load the module tun";
+
 /// One queue, bare IP packets, and a new device or none. IFF_TUN_EXCL is the sign bit of the 16: the bits are meant.
 const FLAGS: c_short = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL) as c_short;
 

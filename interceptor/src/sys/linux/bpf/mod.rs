@@ -45,6 +45,8 @@ const MAY_BE_MAPPED: u32 = 1 << 10;
 /// Why the kernel does not tell.
 #[derive(Debug)]
 pub enum ProgramError {
+    /// This system has no such programs.
+    NoneHere,
     /// It does not describe its types: built without CONFIG_DEBUG_INFO_BTF.
     NoTypes(io::Error),
     /// Its types are not those that these programs read.
@@ -60,6 +62,7 @@ pub enum ProgramError {
 impl fmt::Display for ProgramError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoneHere => f.write_str("this system has no such programs"),
             Self::NoTypes(error) => write!(f, "the kernel does not describe its types (BTF): {error}"),
             Self::OtherTypes(what) => write!(f, "the kernel's types are not as expected: {what}"),
             Self::NotPermitted => f.write_str("BPF programs are not permitted here"),

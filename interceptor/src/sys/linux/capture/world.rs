@@ -1,7 +1,7 @@
 //! What stands in the kernel now, read in one go. Changes nothing.
 
-use super::event::CaptureError;
 use super::guard;
+use crate::capture::CaptureError;
 use crate::sys::linux::nftables::{Found, Tables};
 use crate::sys::linux::rtnl::{Link, Route, Routing, Rule, TABLE_MAIN};
 use crate::sys::linux::sysctl::{self, Family};

@@ -1,9 +1,9 @@
 //! Looks for what others did that capture cannot put right: rules and policies before ours, ways left open.
 //! Changes nothing; sends nothing but, for the nftables guard, an empty datagram by a way that is open.
 
-use super::event::Event;
 use super::guard;
 use super::world::World;
+use crate::capture::Event;
 use crate::sys::linux::rtnl::{Action, Rule, TABLE_LOCAL, covers, full_prefix};
 use crate::sys::linux::unmarked::{leaves, would_leave};
 use imds_settings::{Guard, Settings};

@@ -1,9 +1,10 @@
 //! Settings of other links that would break capture: disable_xfrm, which voids the guard, and rp_filter = 1, which
 //! drops the upstream's answers (their way back leads into the tun). Originals are noted before they are changed.
 
-use super::event::Event;
-use super::notes::{Note, Notes, Setting};
+use super::note::{LinkNote, Setting};
 use super::world::{Kernel, World};
+use crate::capture::Event;
+use crate::capture::Notes;
 use crate::sys::linux::rtnl::Link;
 use crate::sys::linux::sysctl::{self, Family};
 use imds_settings::Settings;
@@ -14,14 +15,14 @@ const STRICT: u32 = 1;
 const LOOSE: u32 = 2;
 
 fn change(
-    notes: &mut Notes,
+    notes: &mut Notes<LinkNote>,
     index: u32,
     link: &str,
     setting: Setting,
     original: u32,
     ours: u32,
 ) -> io::Result<()> {
-    notes.write(Note { index, link: link.to_owned(), setting, original, ours })?;
+    notes.write(LinkNote { index, link: link.to_owned(), setting, original, ours })?;
     match sysctl::write(Family::V4, link, setting.key(), ours) {
         // the link went away meanwhile
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -30,7 +31,11 @@ fn change(
 }
 
 /// The kernel takes a link's disable_xfrm or that of `all`; `default` is what new links get.
-pub(super) fn switch_guard_on(world: &World, notes: &mut Notes, events: &mut Vec<Event>) -> io::Result<()> {
+pub(super) fn switch_guard_on(
+    world: &World,
+    notes: &mut Notes<LinkNote>,
+    events: &mut Vec<Event>,
+) -> io::Result<()> {
     let shared = ["all", "default"].into_iter().map(|name| {
         let value = sysctl::read(Family::V4, name, "disable_xfrm")?;
         io::Result::Ok((0, name, value))
@@ -54,7 +59,7 @@ pub(super) fn loosen_reverse_path(
     settings: &Settings,
     kernel: &mut Kernel,
     world: &World,
-    notes: &mut Notes,
+    notes: &mut Notes<LinkNote>,
     events: &mut Vec<Event>,
 ) -> io::Result<()> {
     let for_all = sysctl::read(Family::V4, "all", "rp_filter")?;
@@ -76,7 +81,7 @@ pub(super) fn loosen_reverse_path(
 }
 
 /// Gives back the noted originals, where ours still stand.
-pub(super) fn restore(world: &World, notes: &Notes) -> io::Result<()> {
+pub(super) fn restore(world: &World, notes: &Notes<LinkNote>) -> io::Result<()> {
     for note in notes.all().iter().rev() {
         let link = if note.index == 0 {
             Some(note.link.as_str())
