@@ -45,11 +45,17 @@ impl Store {
         let promised =
             std::env::var("FDSTORE").is_ok_and(|most| most.parse().is_ok_and(|most: u32| most > 0));
         let store = Self { version, keeps: promised || inherited.contains_key(TUN) };
+        let names: Vec<String> = inherited.keys().cloned().collect();
         let kept = store.take(&mut inherited, &settings.capture.device);
-        for name in inherited.keys() {
+        for name in names.iter().filter(|name| !store.is_part_of(&kept, name)) {
             tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)], &[]);
         }
         (store, kept)
+    }
+
+    fn is_part_of(&self, kept: &Kept, name: &str) -> bool {
+        let is_program = name.strip_suffix(&self.version).is_some_and(|part| part.ends_with('-'));
+        (kept.tun.is_some() && name == TUN) || (kept.programs.is_some() && is_program)
     }
 
     fn take(&self, inherited: &mut BTreeMap<String, OwnedFd>, device: &str) -> Kept {
@@ -78,7 +84,9 @@ impl Store {
             tell(&[NotifyState::FdStore, NotifyState::FdName(TUN)], &[tun]);
         }
         for (part, descriptor) in programs {
-            tell(&[NotifyState::FdStore, NotifyState::FdName(&self.name(part))], &[*descriptor]);
+            // a map that cannot be waited for looks broken to whoever waits for it, and would be let go
+            let unwatched = NotifyState::Custom("FDPOLL=0");
+            tell(&[NotifyState::FdStore, NotifyState::FdName(&self.name(part)), unwatched], &[*descriptor]);
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod world;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use std::collections::BTreeMap;
@@ -80,10 +81,21 @@ impl Manager {
             self.kept.remove(&name.unwrap());
         } else if text.contains("FDSTORE=1") && self.keeps {
             assert_eq!(fds.len(), 1, "{text}");
-            assert!(self.kept.insert(name.unwrap(), fds.pop().unwrap()).is_none(), "stored twice: {text}");
+            let fd = fds.pop().unwrap();
+            // systemd waits for an error or an end of what it keeps, and lets go of that, unless it is told not to
+            if text.contains("FDPOLL=0") || !is_broken(&fd) {
+                assert!(self.kept.insert(name.unwrap(), fd).is_none(), "stored twice: {text}");
+            }
         }
         text.lines().any(|line| line == "READY=1")
     }
+}
+
+fn is_broken(fd: &OwnedFd) -> bool {
+    let mut asked = [PollFd::new(fd, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&now)).unwrap();
+    asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// The network, with somebody at the real service who says what no filterd says.

@@ -56,15 +56,15 @@ impl Done {
     }
 }
 
-/// One client until `stop`: a request each `pace`, on connections of their own or all on one. Every other client speaks
-/// IPv6.
-pub(crate) fn ask_on(number: u32, keeps: bool, pace: Duration, stop: &AtomicBool) -> Done {
+/// One client until `stop`, and until it has asked `least` times: a request each `pace`, on connections of their own or all
+/// on one. Every other client speaks IPv6.
+pub(crate) fn ask_on(number: u32, keeps: bool, pace: Duration, least: u32, stop: &AtomicBool) -> Done {
     let mut done = Done::default();
     let mut kept: Option<TcpStream> = None;
     let mut due = Instant::now() + pace * number / 8;
     for n in 0_u32.. {
         wait_until(due);
-        if stop.load(Ordering::Relaxed) {
+        if n >= least && stop.load(Ordering::Relaxed) {
             break;
         }
         // late clients do not make up for it: that would be a burst

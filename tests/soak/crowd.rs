@@ -26,10 +26,17 @@ pub(crate) enum Manner {
 pub(crate) struct Crowd(Child);
 
 impl Crowd {
-    pub(crate) fn gather(user: &str, manner: &str, clients: u32, pace: Duration) -> io::Result<Self> {
+    pub(crate) fn gather(
+        user: &str,
+        manner: &str,
+        clients: u32,
+        pace: Duration,
+        least: u32,
+    ) -> io::Result<Self> {
         let mut command = Command::new("imds-lab");
         command.args(["as", user, "--", "imds-soak", "crowd", "--manner", manner]);
         command.args(["--clients", &clients.to_string(), "--pace", &pace.as_millis().to_string()]);
+        command.args(["--least", &least.to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map(Self)
     }
 
@@ -43,8 +50,8 @@ impl Crowd {
     }
 }
 
-/// The process: goes on until its standard input ends.
-pub(crate) fn be(manner: Manner, clients: u32, pace: Duration) {
+/// The process: goes on until its standard input ends, and each client has asked `least` times.
+pub(crate) fn be(manner: Manner, clients: u32, pace: Duration, least: u32) {
     let stop = AtomicBool::new(false);
     let stop = &stop;
     let mut all = Done::default();
@@ -53,8 +60,8 @@ pub(crate) fn be(manner: Manner, clients: u32, pace: Duration) {
             .map(|number| {
                 scope.spawn(move || match manner {
                     // two of four keep theirs, one of each family
-                    Manner::Mixed => client::ask_on(number, number % 4 < 2, pace, stop),
-                    Manner::New => client::ask_on(number, false, pace, stop),
+                    Manner::Mixed => client::ask_on(number, number % 4 < 2, pace, least, stop),
+                    Manner::New => client::ask_on(number, false, pace, least, stop),
                     Manner::Flood => flood(stop),
                 })
             })

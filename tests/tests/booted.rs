@@ -132,6 +132,33 @@ fn killed_daemons_come_back_a_stop_is_closed_and_a_release_open() {
 }
 
 #[test]
+fn connections_made_while_interceptor_is_away_wait_in_the_tun_that_systemd_keeps() {
+    let text = machine(
+        r#"make_machine; install_machine; boot_machine; wait_boot; plug
+        pid() { inside systemctl show -P MainPID imds-interceptor; }
+        tun() { ip -n machine -o link show imds0 | cut -d : -f 1; }
+        echo tun=$(tun)
+        for n in 1 2 3 4 5; do
+            before=$(pid)
+            inside systemctl kill -s KILL --kill-who=main imds-interceptor
+            until [ "$(pid)" != "$before" ]; do still_time 'not killed'; done
+            echo fetched=$(fetch alice /latest/meta-data/hostname)
+            until inside systemctl -q is-active imds-interceptor && [ "$(fetch root /)" = 200 ]; do still_time 'not restarted'; done
+        done
+        inside systemctl restart imds-interceptor
+        echo fetched=$(fetch alice /latest/meta-data/hostname)
+        echo same=$(tun)
+        inside systemctl stop imds-filterd imds-interceptor
+        inside journalctl -q -b -o cat -u imds-interceptor
+        echo gone=$(tun 2>&1)"#,
+    );
+    assert_eq!(text.matches("fetched=200\n").count(), 6, "{text}");
+    assert_eq!(said(&text, "tun"), said(&text, "same"), "{text}");
+    assert!(said(&text, "gone").contains("not exist"), "{text}");
+    assert!(!text.contains("refused a connection"), "{text}");
+}
+
+#[test]
 fn wrong_settings_hold_up_no_boot_and_are_for_all_to_see() {
     let text = machine(
         r#"make_machine; install_machine
