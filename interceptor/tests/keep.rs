@@ -1,5 +1,6 @@
 //! What interceptor keeps for filterd: given to the next one as it is, and taken of the newest alone.
 //! Looks into no byte of it.
+#![cfg(target_os = "linux")]
 
 mod world;
 
