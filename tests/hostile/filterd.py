@@ -41,6 +41,8 @@ def attached():
     send(sock, hello())
     for wanted in (wire.HELLO, wire.IDENTITY):
         expect(wire.read(receive(sock)[0])[0] == wanted, "no greeting")
+    # from its first word of needs on a filterd is given connections
+    send(sock, wire.needs())
     return sock
 
 

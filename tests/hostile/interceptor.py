@@ -51,7 +51,7 @@ class Filterd:
         self.child = subprocess.Popen(PROGRAM, stdout=subprocess.DEVNULL, stderr=self.log)
         self.channel, _ = self.door.accept()
         self.channel.settimeout(wire.PATIENCE)
-        expect(receive(self.channel)[0] == hello(), "no hello")
+        expect(receive(self.channel)[0] == hello(minor=1), "no hello")
         self.next = 1
         if greeted:
             self.say(hello())
@@ -158,7 +158,7 @@ def no_greeting():
         filterd = Filterd(greeted=False)
         filterd.say(record)
         filterd.ended()
-    for record in (hello(), connection(1), dial_failed(0), message(wire.IDENTITY, b"\6\0\0")):
+    for record in (hello(), connection(1), dial_failed(0), message(wire.IDENTITY, b"\xff\0\0")):
         filterd = Filterd(greeted=False)
         filterd.say(hello())
         filterd.say(record)
