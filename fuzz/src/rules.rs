@@ -113,7 +113,7 @@ fn asked_for(printed: &str) -> Vec<String> {
         }
     }
     let mut seen = std::collections::BTreeSet::new();
-    headers.retain(|header| seen.insert(header.split(':').next().unwrap_or_default().to_owned()));
+    headers.retain(|header| seen.insert(header.split(':').next().unwrap_or("").to_owned()));
     headers
 }
 
