@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 
 /// A request's head and most answers fit; about 17 KiB a connection (design section 5).
 const BUFFER: usize = 8 * 1024;
+/// Sent at one moment: a client may take one byte in each packet, and some more carry none.
+const MOST_PACKETS: usize = BUFFER + 16;
 // smoltcp 0.14 panics on crafted segments when the receive buffer is 65,536 or more
 const _: () = assert!(BUFFER < 65_536);
 
@@ -93,7 +95,14 @@ impl Endpoint {
     pub(super) fn egress(&mut self, now: Instant, link: &mut Link<'_, impl Wire>) {
         // after this we are over: an acknowledgement that still waits would never be sent, and the client's FIN come again
         let now = if self.tcp().state() == State::TimeWait { now + ACK_DELAY } else { now };
-        while self.interface.poll_egress(now, link, &mut self.sockets) != PollResult::None {}
+        for _ in 0..MOST_PACKETS {
+            if self.interface.poll_egress(now, link, &mut self.sockets) == PollResult::None {
+                return;
+            }
+        }
+        // fuzzing found segments after which smoltcp sends without end: such a connection ends, and the loop goes on
+        self.tcp_mut().abort();
+        self.interface.poll_egress(now, link, &mut self.sockets);
     }
 
     /// When [`Self::egress`] has something to do again if nothing arrives.
