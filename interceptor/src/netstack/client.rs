@@ -89,6 +89,18 @@ impl Client {
         acknowledgement: u32,
         payload: &[u8],
     ) -> Vec<u8> {
+        self.segment_offering(64_000, flags, sequence, acknowledgement, payload)
+    }
+
+    /// A segment that offers this window, scaled by 7 but in a SYN.
+    pub(crate) fn segment_offering(
+        &self,
+        window: u16,
+        flags: &str,
+        sequence: u32,
+        acknowledgement: u32,
+        payload: &[u8],
+    ) -> Vec<u8> {
         let has = |flag| flags.contains(flag);
         let number = |n: u32| TcpSeqNumber(n.cast_signed());
         let control = match (has('S'), has('F'), has('R'), has('P')) {
@@ -104,7 +116,7 @@ impl Client {
             control,
             seq_number: number(sequence),
             ack_number: has('A').then(|| number(acknowledgement)),
-            window_len: 64_000,
+            window_len: window,
             window_scale: has('S').then_some(7),
             max_seg_size: has('S').then_some(1460),
             sack_permitted: has('S'),

@@ -422,6 +422,27 @@ fn a_full_buffer_closes_the_window_and_reading_opens_it() {
     assert!(bench.sent().last().unwrap().window > 4_000);
 }
 
+#[test]
+fn a_client_that_takes_the_last_bytes_and_the_fin_with_its_window_closed_is_not_answered_without_end() {
+    for client in clients() {
+        let mut bench = Bench::new();
+        let open = bench.connect(client);
+        bench.put(&[7; 1000]);
+        let key = bench.only();
+        bench.stack.with(key, |c| c.tcp.finish());
+        bench.settle();
+        assert_eq!(bench.sent().last().unwrap().flags, "FA");
+        // some of it, which starts smoltcp's zero-window probe; then all of it, which does not stop it
+        for taken in [10, 1001] {
+            let ack = client.segment_offering(0, "A", open.sequence, open.expected.wrapping_add(taken), b"");
+            assert_eq!(bench.packet(&ack).1, vec![]);
+        }
+        let (_, sent) = bench.pass(30, |_| None);
+        assert!(sent.len() < 10, "{} packets", sent.len());
+        assert!(bench.stack.is_empty());
+    }
+}
+
 /// Panics when told to.
 struct Trap(bool);
 impl Wire for Trap {
