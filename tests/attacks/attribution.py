@@ -155,20 +155,26 @@ def step(poll, connection):
         return False
 
 
+def overheard(client, other, version):
+    """The client's socket, not yet connected, and the other user's that listens on the same port."""
+    any_address = {4: "0.0.0.0", 6: "::"}[version]
+    with client:
+        sock = reusable(version)
+        sock.bind((any_address, 0))
+    with other:
+        ear = reusable(version)
+        ear.bind((any_address, sock.getsockname()[1]))
+        ear.listen()
+    return sock, ear
+
+
 def listener(users, count):
     """The other user listens on the very port the client connects from; a look-up finds listeners too."""
     client, other = users
     result = Count()
     for number in range(count):
         version = VERSIONS[number % 2]
-        any_address = {4: "0.0.0.0", 6: "::"}[version]
-        with client:
-            sock = reusable(version)
-            sock.bind((any_address, 0))
-        with other:
-            ear = reusable(version)
-            ear.bind((any_address, sock.getsockname()[1]))
-            ear.listen()
+        sock, ear = overheard(client, other, version)
         with client:
             served_path(sock, version, users, number, client, result)
         ear.close()
@@ -180,14 +186,7 @@ def closer(users, count):
     client, other = users
     for number in range(count):
         version = VERSIONS[number % 2]
-        any_address = {4: "0.0.0.0", 6: "::"}[version]
-        with client:
-            sock = reusable(version)
-            sock.bind((any_address, 0))
-        with other:
-            ear = reusable(version)
-            ear.bind((any_address, sock.getsockname()[1]))
-            ear.listen()
+        sock, ear = overheard(client, other, version)
         with client:
             sock.setblocking(False)
             sock.connect_ex(place.service(version))

@@ -9,7 +9,6 @@ use seccompiler::{
     SeccompRule, apply_filter,
 };
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// Without a condition on their arguments the kernel answers for them from a table, so they cost nothing.
 const ALLOWED: &[libc::c_long] = &[
@@ -95,48 +94,26 @@ const FATAL_TO_WATCHER: &[libc::c_long] = &[
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Why system calls are not filtered.
-#[derive(Debug)]
-pub(super) enum FilterError {
-    Unknown(BackendError),
-    Kernel(seccompiler::Error),
-}
-
-impl fmt::Display for FilterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(error) => error.fmt(f),
-            Self::Kernel(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<BackendError> for FilterError {
-    fn from(error: BackendError) -> Self {
-        Self::Unknown(error)
-    }
-}
-
 /// For good. Of two filters that both have an opinion the kernel follows the stricter.
-pub(super) fn filter() -> Result<(), FilterError> {
+pub(super) fn filter() -> Result<(), seccompiler::Error> {
     let fatal = program(fatal()?, SeccompAction::KillProcess, SeccompAction::Allow)?;
     let no_such_call = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let allowed = program(allowed()?, SeccompAction::Allow, no_such_call)?;
     // in this order: the second forbids to install any more
     for program in [fatal, allowed] {
-        apply_filter(&program).map_err(FilterError::Kernel)?;
+        apply_filter(&program)?;
     }
     Ok(())
 }
 
 /// For the watcher of names: name services open files and connect to unix sockets, and need nothing of this.
-pub(super) fn filter_watcher() -> Result<(), FilterError> {
+pub(super) fn filter_watcher() -> Result<(), seccompiler::Error> {
     let no_network = [(libc::SYS_socket, vec![not_unix()?])].into();
     let refused = SeccompAction::Errno(libc::EAFNOSUPPORT.unsigned_abs());
     let fatal =
         program(always(FATAL_TO_WATCHER).collect(), SeccompAction::KillProcess, SeccompAction::Allow)?;
     for program in [fatal, program(no_network, refused, SeccompAction::Allow)?] {
-        apply_filter(&program).map_err(FilterError::Kernel)?;
+        apply_filter(&program)?;
     }
     Ok(())
 }
