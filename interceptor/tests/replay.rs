@@ -153,6 +153,43 @@ fn a_last_answer_that_is_whole_ends_the_connection_whether_or_not_filterd_lives(
 }
 
 #[test]
+fn what_a_filterd_said_before_it_died_counts_though_it_had_not_read_all_it_was_told_itself() {
+    privately(
+        "what_a_filterd_said_before_it_died_counts_though_it_had_not_read_all_it_was_told_itself",
+        || {
+            let world = World::start();
+            let dying = Filterd::attach();
+            let mut clients = [dial(V4), dial(V4), dial(V4)];
+            let [mut goes_on, mut ends, mut closed] = [dying.given(), dying.given(), dying.given()];
+            for (client, given) in clients.iter_mut().zip([&mut goes_on, &mut ends, &mut closed]) {
+                client.write_all(b"request").unwrap();
+                assert_eq!(read(&mut given.stream, 7), "request");
+            }
+            // this one lies unread in its channel: then the kernel tells of the end before it gives what was said
+            let mut unread = dial(V4);
+            unread.write_all(b"unread").unwrap();
+            assert!(dying.wait(Duration::from_secs(5)));
+            world.signal(rustix::process::Signal::STOP);
+            answer(&dying, &mut goes_on, 7, 0, "answer");
+            dying.say(&FromFilterd::Answered { connection: ends.id, bytes: 7, end: 6, closes: true });
+            ends.stream.write_all(b"answer").unwrap();
+            closed.stream.write_all(b"answer").unwrap();
+            dying.close(closed.id, closed.stream);
+            drop((dying, goes_on, ends));
+            world.signal(rustix::process::Signal::CONT);
+            let next = Filterd::attach();
+            for (number, client) in clients.iter_mut().enumerate() {
+                assert_eq!(read(client, 6), "answer");
+                assert_eq!(is_open(client), number == 0, "{number}");
+            }
+            let (one, two) = (next.given(), next.given());
+            let mut again = if one.client == unread.local_addr().unwrap() { one } else { two };
+            assert_eq!(read(&mut again.stream, 6), "unread");
+        },
+    );
+}
+
+#[test]
 fn what_a_dead_filterd_wrote_reaches_a_slow_client_before_what_the_next_one_writes() {
     privately("what_a_dead_filterd_wrote_reaches_a_slow_client_before_what_the_next_one_writes", || {
         let _world = World::start();
