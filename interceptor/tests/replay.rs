@@ -6,6 +6,9 @@ mod world;
 use imds_ipc::{FromFilterd, FromInterceptor, Hello};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use world::*;
 
@@ -473,4 +476,41 @@ fn a_filterd_that_claims_what_cannot_be_is_dropped_and_its_clients_are_the_next_
         let mut stale = given.stream;
         assert!(stale.write_all(b"stale").is_err());
     });
+}
+
+#[test]
+fn a_filterd_that_talks_without_end_keeps_nobody_else_waiting() {
+    privately("a_filterd_that_talks_without_end_keeps_nobody_else_waiting", || {
+        let _world = World::start();
+        let talker = Filterd::attach();
+        let _client = dial(V4);
+        let given = talker.given();
+        let talks = AtomicBool::new(true);
+        let mut word = Vec::new();
+        let blob = imds_ipc::Blob::new(vec![7; imds_ipc::MAX_BLOB].into()).unwrap();
+        FromFilterd::Keep(blob).encode(&mut word);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| while talks.load(Ordering::Relaxed) && channel_takes(&talker.0, &word) {});
+            }
+            // the end of a connection of which it says nothing: interceptor looks whether it did
+            drop(given);
+            let served = catch_unwind(|| {
+                let newer = Filterd::attach();
+                let other = dial(V4).local_addr().unwrap();
+                // what is kept comes before, and perhaps the one that the other let fall
+                while !matches!(newer.receive().0, FromInterceptor::Connection { client, .. } if client == other)
+                {
+                }
+            });
+            talks.store(false, Ordering::Relaxed);
+            served.unwrap();
+        });
+    });
+}
+
+/// Says it if there is room, and whether the channel is still there.
+fn channel_takes(channel: &OwnedFd, message: &[u8]) -> bool {
+    let sent = imds_ipc::channel::send(channel, message, None);
+    matches!(sent, Ok(()) | Err(imds_ipc::channel::ChannelError::WouldBlock))
 }

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 /// Messages read of one peer before others get their turn.
-const MESSAGES: usize = 1024;
+const MESSAGES: usize = 256;
 /// More than lie in the channel of one that is gone.
 const LAST_WORDS: usize = 1024;
 /// Who came in before packets get their turn: whoever comes and goes without end must not keep us at the door.
@@ -23,7 +23,11 @@ const CALLERS: usize = 16;
 
 impl EventLoop {
     pub(super) fn serve_peers(&mut self, now: Instant) {
-        for key in std::mem::take(&mut self.ready.peers) {
+        let mut keys = std::mem::take(&mut self.ready.peers);
+        // once a turn each, however often it was said
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
             let Some(peer) = self.peers.get_mut(key) else { continue };
             match peer.flush() {
                 Ok(()) => self.watch_peer(key),
