@@ -33,6 +33,17 @@ struct Tun {
     programs: Programs,
 }
 
+/// The tun's.
+fn index() -> u32 {
+    let index = std::fs::read_to_string("/sys/class/net/imds0/ifindex");
+    // /sys may show another namespace's links
+    let index = index.ok().map(|text| text.trim().parse().unwrap());
+    index.unwrap_or_else(|| {
+        let output = Command::new("ip").args(["-o", "link", "show", "imds0"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().split(':').next().unwrap().parse().unwrap()
+    })
+}
+
 impl Tun {
     fn new(hook: TunHook, cgroup: Option<&Cgroup>) -> Self {
         sh("ip link set lo up; ip tuntap add imds0 mode tun; ip link set imds0 up
@@ -43,14 +54,7 @@ impl Tun {
         if let Some(cgroup) = cgroup {
             programs.watch_connects(Some(cgroup.path.as_ref())).unwrap();
         }
-        let index = std::fs::read_to_string("/sys/class/net/imds0/ifindex");
-        // /sys may show another namespace's links
-        let index = index.ok().map(|text| text.trim().parse().unwrap());
-        let index = index.unwrap_or_else(|| {
-            let output = Command::new("ip").args(["-o", "link", "show", "imds0"]).output().unwrap();
-            String::from_utf8(output.stdout).unwrap().split(':').next().unwrap().parse().unwrap()
-        });
-        programs.watch_tun(index, hook).unwrap();
+        programs.watch_tun(index(), hook).unwrap();
         programs.want(true, true);
         Self { programs }
     }
@@ -107,6 +111,27 @@ tell(begin(socket.AF_INET6, '::ffff:169.254.169.254')); begin(sock=socket.socket
             drop(tun);
             sh("ip link del imds0");
         }
+    });
+}
+
+#[test]
+fn a_classifier_takes_the_place_of_a_former_runs_whose_ring_nobody_reads() {
+    private("a_classifier_takes_the_place_of_a_former_runs_whose_ring_nobody_reads", |_| {
+        let tun = Tun::new(TunHook::Classifier, None);
+        let attached = || {
+            let shown = output("tc", &["filter", "show", "dev", "imds0", "egress"]);
+            let ids = shown.split(" id ").skip(1).map(|rest| rest.split(' ').next().unwrap().to_owned());
+            ids.collect::<Vec<_>>()
+        };
+        let former = attached();
+        assert_eq!(former.len(), 1);
+        // the tun outlives it, as one does that the service manager keeps
+        drop(tun);
+        let mut programs = Programs::load(&[V4.parse().unwrap()]).unwrap();
+        programs.watch_tun(index(), TunHook::Classifier).unwrap();
+        let now = attached();
+        assert!(now.len() == 1 && now != former, "{former:?} {now:?}");
+        assert_eq!(Tun { programs }.told(&[], "tell(begin())").len(), 1);
     });
 }
 

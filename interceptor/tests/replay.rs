@@ -6,6 +6,9 @@ mod world;
 use imds_ipc::{FromFilterd, FromInterceptor, Hello};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use world::*;
 
@@ -150,6 +153,43 @@ fn a_last_answer_that_is_whole_ends_the_connection_whether_or_not_filterd_lives(
             drop(kept);
         }
     });
+}
+
+#[test]
+fn what_a_filterd_said_before_it_died_counts_though_it_had_not_read_all_it_was_told_itself() {
+    privately(
+        "what_a_filterd_said_before_it_died_counts_though_it_had_not_read_all_it_was_told_itself",
+        || {
+            let world = World::start();
+            let dying = Filterd::attach();
+            let mut clients = [dial(V4), dial(V4), dial(V4)];
+            let [mut goes_on, mut ends, mut closed] = [dying.given(), dying.given(), dying.given()];
+            for (client, given) in clients.iter_mut().zip([&mut goes_on, &mut ends, &mut closed]) {
+                client.write_all(b"request").unwrap();
+                assert_eq!(read(&mut given.stream, 7), "request");
+            }
+            // this one lies unread in its channel: then the kernel tells of the end before it gives what was said
+            let mut unread = dial(V4);
+            unread.write_all(b"unread").unwrap();
+            assert!(dying.wait(Duration::from_secs(5)));
+            world.signal(rustix::process::Signal::STOP);
+            answer(&dying, &mut goes_on, 7, 0, "answer");
+            dying.say(&FromFilterd::Answered { connection: ends.id, bytes: 7, end: 6, closes: true });
+            ends.stream.write_all(b"answer").unwrap();
+            closed.stream.write_all(b"answer").unwrap();
+            dying.close(closed.id, closed.stream);
+            drop((dying, goes_on, ends));
+            world.signal(rustix::process::Signal::CONT);
+            let next = Filterd::attach();
+            for (number, client) in clients.iter_mut().enumerate() {
+                assert_eq!(read(client, 6), "answer");
+                assert_eq!(is_open(client), number == 0, "{number}");
+            }
+            let (one, two) = (next.given(), next.given());
+            let mut again = if one.client == unread.local_addr().unwrap() { one } else { two };
+            assert_eq!(read(&mut again.stream, 6), "unread");
+        },
+    );
 }
 
 #[test]
@@ -436,4 +476,41 @@ fn a_filterd_that_claims_what_cannot_be_is_dropped_and_its_clients_are_the_next_
         let mut stale = given.stream;
         assert!(stale.write_all(b"stale").is_err());
     });
+}
+
+#[test]
+fn a_filterd_that_talks_without_end_keeps_nobody_else_waiting() {
+    privately("a_filterd_that_talks_without_end_keeps_nobody_else_waiting", || {
+        let _world = World::start();
+        let talker = Filterd::attach();
+        let _client = dial(V4);
+        let given = talker.given();
+        let talks = AtomicBool::new(true);
+        let mut word = Vec::new();
+        let blob = imds_ipc::Blob::new(vec![7; imds_ipc::MAX_BLOB].into()).unwrap();
+        FromFilterd::Keep(blob).encode(&mut word);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| while talks.load(Ordering::Relaxed) && channel_takes(&talker.0, &word) {});
+            }
+            // the end of a connection of which it says nothing: interceptor looks whether it did
+            drop(given);
+            let served = catch_unwind(|| {
+                let newer = Filterd::attach();
+                let other = dial(V4).local_addr().unwrap();
+                // what is kept comes before, and perhaps the one that the other let fall
+                while !matches!(newer.receive().0, FromInterceptor::Connection { client, .. } if client == other)
+                {
+                }
+            });
+            talks.store(false, Ordering::Relaxed);
+            served.unwrap();
+        });
+    });
+}
+
+/// Says it if there is room, and whether the channel is still there.
+fn channel_takes(channel: &OwnedFd, message: &[u8]) -> bool {
+    let sent = imds_ipc::channel::send(channel, message, None);
+    matches!(sent, Ok(()) | Err(imds_ipc::channel::ChannelError::WouldBlock))
 }

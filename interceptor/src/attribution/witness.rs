@@ -11,6 +11,10 @@ use std::os::fd::BorrowedFd;
 /// longer than its SYN waits in that queue.
 const MAX_KEPT: usize = 16_384;
 
+/// Looks at the ring before a record is given up. It is there: what hides it, one of another processor that is still
+/// being written, is whole within a microsecond unless that processor is taken away meanwhile.
+const MOST_LOOKS: usize = 1000;
+
 /// The records, in the order they came.
 #[derive(Default)]
 struct Kept {
@@ -37,6 +41,17 @@ impl Kept {
 
     fn take(&mut self, cookie: u64) -> Option<Record> {
         self.by_cookie.remove(&cookie).map(|(_, record)| record)
+    }
+
+    /// The newest of a cookie, when `look` has seen all that there is; before, an older one may be known.
+    fn told_of(&mut self, cookie: u64, mut look: impl FnMut(&mut Self) -> bool) -> Option<Record> {
+        for _ in 0..MOST_LOOKS {
+            if look(self) {
+                return self.take(cookie);
+            }
+            std::thread::yield_now();
+        }
+        None
     }
 }
 
@@ -70,9 +85,8 @@ impl Witness {
 
     /// The record of the last SYN of the socket with that cookie. It was there before the SYN was.
     pub(super) fn told_of(&mut self, cookie: u64) -> Option<Record> {
-        let kept = &mut self.kept;
-        self.programs.read(|record| kept.add(record));
-        kept.take(cookie)
+        let Self { programs, kept, .. } = self;
+        kept.told_of(cookie, |kept| programs.read(|record| kept.add(record)))
     }
 }
 
@@ -93,6 +107,23 @@ mod tests {
         assert_eq!(kept.take(1), Some(record(1, 7)));
         assert_eq!(kept.take(1), None);
         assert_eq!(kept.take(2), Some(record(2, 6)));
+    }
+
+    #[test]
+    fn while_a_newer_record_may_be_hidden_an_older_one_does_not_count() {
+        let mut kept = Kept::default();
+        kept.add(record(1, 0));
+        let mut looks = 0;
+        let told = kept.told_of(1, |kept| {
+            looks += 1;
+            if looks == 3 {
+                kept.add(record(1, 7));
+            }
+            looks == 3
+        });
+        assert_eq!(told, Some(record(1, 7)));
+        kept.add(record(1, 0));
+        assert_eq!(kept.told_of(1, |_| false), None, "it is never seen");
     }
 
     #[test]

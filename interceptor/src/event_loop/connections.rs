@@ -208,7 +208,8 @@ impl EventLoop {
         });
         let Some(Some(peer)) = peer else { return };
         if !self.read_peer(peer, now) {
-            self.netstack.touch(key);
+            // in the next turn, or one that talks without end would keep everybody else waiting
+            self.ready.again.push(key);
             return;
         }
         // if it is gone by now its connections are already left behind

@@ -3,7 +3,7 @@
 
 use super::tokens::{self, Source};
 use super::{DOOR_RETRY, EventLoop};
-use crate::filter::{Caller, Course, PeerError, Place};
+use crate::filter::{Caller, Course, Peer, PeerError, Place};
 use crate::netstack::Connection;
 use crate::upstream::{Dialled, Dialling};
 use imds_ipc::channel::ChannelError;
@@ -15,13 +15,19 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 /// Messages read of one peer before others get their turn.
-const MESSAGES: usize = 1024;
+const MESSAGES: usize = 256;
+/// More than lie in the channel of one that is gone.
+const LAST_WORDS: usize = 1024;
 /// Who came in before packets get their turn: whoever comes and goes without end must not keep us at the door.
 const CALLERS: usize = 16;
 
 impl EventLoop {
     pub(super) fn serve_peers(&mut self, now: Instant) {
-        for key in std::mem::take(&mut self.ready.peers) {
+        let mut keys = std::mem::take(&mut self.ready.peers);
+        // once a turn each, however often it was said
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
             let Some(peer) = self.peers.get_mut(key) else { continue };
             match peer.flush() {
                 Ok(()) => self.watch_peer(key),
@@ -312,8 +318,33 @@ impl EventLoop {
         }
     }
 
+    /// What one said before it died may still wait to be read: the end shows first where something lay unread at its side,
+    /// or where we were about to say something. Which answers are whole and which ends are meant counts; its asks do not.
+    fn hear_last_words(&mut self, key: usize, now: Instant) {
+        for _ in 0..LAST_WORDS {
+            let Some(Ok(Some(message))) = self.peers.get_mut(key).map(Peer::receive) else { return };
+            let heard = match message {
+                FromFilterd::Answered { .. }
+                | FromFilterd::Close { .. }
+                | FromFilterd::Reset { .. }
+                | FromFilterd::Keep(_)
+                | FromFilterd::Leaving => self.obey(key, &message, now),
+                FromFilterd::Hello(_)
+                | FromFilterd::Needs(_)
+                | FromFilterd::Mode(_)
+                | FromFilterd::Dial { .. } => Ok(()),
+            };
+            if heard.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Ends a peer: its dials are given up, its connections go to the next one unless it had said that they end.
     pub(super) fn drop_peer(&mut self, key: usize, why: &PeerError, now: Instant) {
+        if *why == PeerError::Channel(ChannelError::Closed) {
+            self.hear_last_words(key, now);
+        }
         let Some(peer) = self.peers.remove(key) else { return };
         let on_purpose = peer.is_leaving() && *why == PeerError::Channel(ChannelError::Closed);
         if let Some(more) = self.throttles.detached.pass(now) {

@@ -78,6 +78,8 @@ struct Ready {
     door: bool,
     peers: Vec<usize>,
     dials: Vec<usize>,
+    /// Connections to be looked at again.
+    again: Vec<usize>,
 }
 
 /// What a loop is made of; each part is up already.
@@ -196,6 +198,9 @@ impl EventLoop {
         self.serve_dials(now);
         self.read_tun(now, packet)?;
         self.netstack.touch_due(now);
+        for key in std::mem::take(&mut self.ready.again) {
+            self.netstack.touch(key);
+        }
         self.serve_connections(now);
         Ok(())
     }

@@ -8,7 +8,7 @@
 //! - `SocketOwners::open(device)`, `connecting(four_tuple)`: the local socket that sends a SYN now; `is_still(four_tuple,
 //!   cookie)`: whether it is that one yet; `TELLS_GROUPS`: whether it knows the groups, too
 //! - `Programs::load(services)`, `adopt(kept)`, `watch_connects(cgroup)`, `watch_tun(index, hook)`, `want(..)`,
-//!   `read(..)`, `parts()`; `KeptPrograms::take(find)`: who made a socket and who connects it
+//!   `read(..)`: whether that was all, `parts()`; `KeptPrograms::take(find)`: who made a socket and who connects it
 //! - `Outward::new(settings)`, `socket(address)`: a TCP socket, not blocking, whose packets get past our own tun; then
 //!   `dialled(socket, address)`, and `connected(way)` or, before it is closed, `forget(way)`; `carries(packet)`: whether
 //!   a packet from the tun is such a socket's, and is on its way now

@@ -116,7 +116,7 @@ impl Programs {
         match self.0 {}
     }
 
-    pub fn read(&mut self, _each: impl FnMut(Record)) {
+    pub fn read(&mut self, _each: impl FnMut(Record)) -> bool {
         match self.0 {}
     }
 }

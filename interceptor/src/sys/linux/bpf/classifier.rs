@@ -1,7 +1,7 @@
 //! A program as a classifier of a link's queue (tc-bpf(8)), for kernels before 6.6. Goes with the link.
 //! Must not be put on a link that others use.
 
-use super::super::netlink::{CREATE, Message, Requests, Subsystem};
+use super::super::netlink::{CREATE, MAKE, Message, Requests, Subsystem};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -16,6 +16,9 @@ const TCA_OPTIONS: u16 = 2;
 /// The first priority, for packets of every protocol (`ETH_P_ALL`, in network byte order).
 const PRIORITY_AND_PROTOCOL: u32 = 1 << 16 | 3_u16.to_be() as u32;
 
+/// The filter's handle: ours is the only one.
+const ONE: u32 = 1;
+
 pub(super) fn attach(program: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     let mut requests = Requests::open(Subsystem::Route)?;
     let queue = Message::new(RTM_NEWQDISC, CREATE).body(&tcmsg(index, QUEUE, CLSACT, 0));
@@ -23,7 +26,8 @@ pub(super) fn attach(program: BorrowedFd<'_>, index: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let filter = Message::new(RTM_NEWTFILTER, CREATE).body(&tcmsg(index, 0, EGRESS, PRIORITY_AND_PROTOCOL));
+    // in the place of a former run's, at one moment: that one's ring is read by nobody, and when it is full no SYN leaves
+    let filter = Message::new(RTM_NEWTFILTER, MAKE).body(&tcmsg(index, ONE, EGRESS, PRIORITY_AND_PROTOCOL));
     requests.change(filter.attribute_name(TCA_KIND, "bpf").attribute(TCA_OPTIONS, &options(program)))
 }
 

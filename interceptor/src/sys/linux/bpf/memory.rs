@@ -110,18 +110,22 @@ impl Ring {
     }
 
     /// Everything that is there, in the order it came. A record still being written ends the turn: whoever writes it
-    /// is not disturbed, and the packet it is about has not left yet.
-    pub(super) fn read(&self, mut take: impl FnMut(Record)) {
-        let Some((read, written)) = self.reader.position(0).zip(self.writer.position(0)) else { return };
+    /// is not disturbed, and the packet it is about has not left yet. Others behind it may have: whether it was all.
+    pub(super) fn read(&self, mut take: impl FnMut(Record)) -> bool {
+        let Some((read, written)) = self.reader.position(0).zip(self.writer.position(0)) else {
+            return false;
+        };
+        let end = written.load(Ordering::Acquire);
         let mut at = read.load(Ordering::Relaxed);
-        while at < written.load(Ordering::Acquire) {
-            let Some((length, record)) = self.record(at) else { break };
+        while at < end {
+            let Some((length, record)) = self.record(at) else { return false };
             if let Some(record) = record {
                 take(record);
             }
             at = at.saturating_add(HEAD + length.next_multiple_of(8));
             read.store(at, Ordering::Release);
         }
+        true
     }
 
     /// The length and the record at a position; `None`: not finished.
@@ -136,5 +140,54 @@ impl Ring {
         let parse = || Record::parse(&self.writer.copy(start.checked_add(8)?, bytes)?);
         let record = if length & DISCARDED == 0 { parse() } else { None };
         Some((u64::from(length & !DISCARDED), record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::os::fd::{AsFd, OwnedFd};
+
+    const SIZE: usize = 4096;
+    const LENGTH: u32 = 120;
+
+    /// A file where the kernel's memory would be.
+    fn kernel() -> (OwnedFd, usize) {
+        let file = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
+        let page = rustix::param::page_size();
+        ftruncate(&file, (2 * page + 2 * SIZE) as u64).unwrap();
+        (file, page)
+    }
+
+    fn write(file: &OwnedFd, at: usize, bytes: &[u8]) {
+        assert_eq!(rustix::io::pwrite(file, bytes, at as u64).unwrap(), bytes.len());
+    }
+
+    /// The record of that number, with this in its head.
+    fn put(file: &OwnedFd, page: usize, number: u8, head: u32) {
+        let at = 2 * page + usize::from(number) * (8 + 120);
+        write(file, at, &head.to_ne_bytes());
+        write(file, at + 8, &u64::from(number).to_ne_bytes());
+    }
+
+    #[test]
+    fn a_record_that_is_still_being_written_hides_those_behind_it_and_that_is_told() {
+        let (file, page) = kernel();
+        let ring = Ring::map(file.as_fd(), SIZE).unwrap();
+        let seen = || {
+            let mut cookies = Vec::new();
+            let whole = ring.read(|record| cookies.push(record.cookie));
+            (whole, cookies)
+        };
+        assert_eq!(seen(), (true, vec![]));
+        put(&file, page, 0, LENGTH);
+        put(&file, page, 1, LENGTH | BUSY);
+        put(&file, page, 2, LENGTH);
+        write(&file, page, &(3 * (8 + 120_u64)).to_ne_bytes());
+        assert_eq!(seen(), (false, vec![0]));
+        assert_eq!(seen(), (false, vec![]));
+        put(&file, page, 1, LENGTH | DISCARDED);
+        assert_eq!(seen(), (true, vec![2]));
     }
 }

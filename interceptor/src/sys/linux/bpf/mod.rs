@@ -301,9 +301,9 @@ impl Programs {
         self.wanted.set(bit(groups, record::WANTS_GROUPS) | bit(unit, record::WANTS_UNIT));
     }
 
-    /// Takes every record that is there.
-    pub fn read(&self, take: impl FnMut(Record)) {
-        self.ring.read(take);
+    /// Takes every record that is there. `false`: there are some that cannot be had yet.
+    pub fn read(&self, take: impl FnMut(Record)) -> bool {
+        self.ring.read(take)
     }
 }
 
