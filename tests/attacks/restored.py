@@ -3,7 +3,10 @@
 Must not look into the daemons: what counts is what the kernel has."""
 
 import argparse
+import glob
 import re
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +20,9 @@ PARTS = (
     "ip -6 xfrm policy",
 )
 TABLES = "nft list ruleset"
+SWITCH = "/proc/sys/net/ipv4/conf/{}/disable_xfrm"
+# a mount of its own, as services with ProtectProc= and containers have: another file of the same setting
+ELSEWHERE = "unshare --pid --fork --mount-proc sysctl -qw net.ipv4.conf.eth0.disable_xfrm=1"
 
 
 def ours(version):
@@ -43,12 +49,43 @@ DISTURBANCES = {
     "tun_address4": lambda: run("ip -4 address flush dev imds0"),
     "tun_address6": lambda: run("ip -6 address flush dev imds0"),
     "tun_down": lambda: run("ip link set imds0 down"),
+    "switch_uplink": lambda: switch_off("eth0"),
+    "switch_all": lambda: switch_off("all"),
+    "switch_default": lambda: switch_off("default"),
+    "switch_netlink": lambda: switch_off_by_netlink("eth0"),
+    "switch_elsewhere": lambda: run(ELSEWHERE),
     "everything": lambda: (delete_rules(4), delete_rules(6), run("ip xfrm policy flush")),
 }
 
 
 def run(line):
     subprocess.run(line.split(), check=True, stdout=subprocess.DEVNULL)
+
+
+def switch_off(link):
+    with open(SWITCH.format(link), "w") as file:
+        file.write("1")
+
+
+def switch_off_by_netlink(link):
+    """RTM_SETLINK with IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_NOXFRM: no file is written."""
+    nested = struct.pack("=HHI", 8, 15, 1)
+    for kind in (1, socket.AF_INET, 26):
+        nested = struct.pack("=HH", 4 + len(nested), kind) + nested
+    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, socket.if_nametoindex(link), 0, 0) + nested
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.send(struct.pack("=IHHII", 16 + len(body), 19, 5, 1, 0) + body)
+        (error,) = struct.unpack_from("=i", kernel.recv(4096), 16)
+        if error != 0:
+            raise OSError(-error, "RTM_SETLINK")
+
+
+def switches():
+    values = []
+    for path in sorted(glob.glob(SWITCH.format("*"))):
+        with open(path) as file:
+            values.append(path + " " + file.read().strip())
+    return "\n".join(values)
 
 
 def output(line):
@@ -63,7 +100,7 @@ def snapshot():
     text = re.sub(r" uid \d+", "", "".join(output(part) for part in parts))
     state = output("ip -o address show dev imds0") + output("ip -o link show dev imds0").split("state")[0]
     kept = [" ".join(line.split()[1:4]) for line in state.splitlines() if "fe80" not in line]
-    return text + "\n".join(kept)
+    return text + "\n".join(kept) + switches()
 
 
 def main():

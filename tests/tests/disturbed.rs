@@ -77,6 +77,13 @@ fn a_flushed_ruleset_is_put_back() {
 }
 
 #[test]
+fn the_guards_switch_is_set_back_whichever_way_it_is_written() {
+    for what in ["switch_uplink", "switch_all", "switch_default", "switch_elsewhere", "switch_netlink"] {
+        expect_put_back(what);
+    }
+}
+
+#[test]
 fn deleted_addresses_of_the_tun_are_put_back() {
     for what in ["tun_address4", "tun_address6", "tun_down"] {
         expect_put_back(what);

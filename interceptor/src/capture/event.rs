@@ -27,6 +27,8 @@ pub enum Event {
     Closed { way: String },
     /// The tun was deleted by another: nothing is captured and everything refused until the next start.
     TunGone,
+    /// Nothing tells of writes to disable_xfrm, for this reason; they are looked for.
+    Blind(String),
     /// Notifications were lost; everything was compared.
     Overrun,
     /// A comparison or repair failed; it is tried again soon.
@@ -48,6 +50,7 @@ impl Event {
             | Self::Cleared(_)
             | Self::ReversePathLoosened { .. }
             | Self::Closed { .. }
+            | Self::Blind(_)
             | Self::Overrun => false,
         }
     }
@@ -82,6 +85,12 @@ impl fmt::Display for Event {
             Self::Closed { way } => write!(f, "closed again: {way}"),
             Self::TunGone => {
                 f.write_str("the tun device was deleted: all access is refused until a new start")
+            }
+            Self::Blind(why) => {
+                write!(
+                    f,
+                    "disable_xfrm is looked at every five seconds, since nothing tells when it is written: {why}"
+                )
             }
             Self::Overrun => f.write_str("change notifications were lost: everything was compared"),
             Self::Trouble(what) => write!(f, "cannot keep capture up: {what}"),

@@ -281,7 +281,7 @@ impl EventLoop {
             match self.door.accept() {
                 Ok(None) => self.ready.door = false,
                 Ok(Some(Caller::Filterd(socket))) => self.let_in(socket, now),
-                Ok(Some(Caller::Operator(socket))) => self.tell_status(&socket),
+                Ok(Some(Caller::Operator(socket))) => self.tell_status(&socket, now),
                 Ok(Some(Caller::Stranger(uid))) => {
                     if let Some(more) = self.throttles.strangers.pass(now) {
                         tracing::warn!(

@@ -67,6 +67,8 @@ pub(crate) struct EventLoop {
     /// Of our own settings, for the status.
     audit: bool,
     ready: Ready,
+    /// By a check that an operator made us do.
+    found: Vec<crate::capture::Event>,
 }
 
 /// What the events of one turn said; those that stay true were not worked off.
@@ -128,6 +130,7 @@ impl EventLoop {
             audit: settings.filter.mode == Mode::Audit,
             // edges that came before we looked are not told again
             ready: Ready { tun: true, capture: true, door: true, ..Ready::default() },
+            found: Vec::new(),
         })
     }
 
@@ -146,6 +149,9 @@ impl EventLoop {
             }
             for event in &events {
                 self.note(event);
+            }
+            if !events.is_empty() {
+                self.capture.stirred(Instant::now());
             }
             if std::mem::take(&mut self.ready.signals) && self.signals.ends_us() {
                 break;
@@ -189,12 +195,13 @@ impl EventLoop {
             let found = self.capture.notified(now);
             heed(&found)?;
         }
-        if self.capture.next_check() <= now {
+        if self.capture.next_check().is_some_and(|at| at <= now) {
             let found = self.capture.check(now);
             heed(&found)?;
         }
         self.serve_peers(now);
         self.serve_door(now);
+        heed(&std::mem::take(&mut self.found))?;
         self.serve_dials(now);
         self.read_tun(now, packet)?;
         self.netstack.touch_due(now);
@@ -215,7 +222,7 @@ impl EventLoop {
             self.dials.next_deadline(),
             self.held.next_deadline(),
             self.retry_door,
-            Some(self.capture.next_check()),
+            self.capture.next_check(),
         ]
         .into_iter()
         .flatten()

@@ -7,6 +7,7 @@ use imds_ipc::channel;
 use imds_ipc::status::InterceptorStatus;
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 /// Connections refused since the start.
 #[derive(Default)]
@@ -29,8 +30,9 @@ fn count(length: usize) -> u32 {
 }
 
 impl EventLoop {
-    /// Whoever does not take it now does without.
-    pub(super) fn tell_status(&mut self, operator: &OwnedFd) {
+    /// Whoever does not take it now does without. What he is told was looked at for him.
+    pub(super) fn tell_status(&mut self, operator: &OwnedFd, now: Instant) {
+        self.found.extend(self.capture.check(now));
         let health = self.capture.health();
         let status = InterceptorStatus {
             version: env!("CARGO_PKG_VERSION").into(),

@@ -2,7 +2,7 @@
 //! The only place with unsafe code. Decides nothing.
 //!
 //! - `Capture::up(settings)`, `up_with(settings, tun)`, `notification_sockets()`, `notified(now)`, `next_check()`,
-//!   `check(now)`, `health()`, `guard_name()`, `watch_forwarded(mode)`, `forwarded()`, `leave()`, `down()`;
+//!   `stirred(now)`, `check(now)`, `health()`, `guard_name()`, `watch_forwarded(mode)`, `forwarded()`, `leave()`, `down()`;
 //!   `release(settings)`: what leads clients to us and keeps them from the service, put up, kept up and taken away
 //! - `Tun::adopt(descriptor)`, `read(packet)`, `write(packet)`: one bare IP packet each; `NO_TUN`: what to do without one
 //! - `SocketOwners::open(device)`, `connecting(four_tuple)`: the local socket that sends a SYN now; `is_still(four_tuple,

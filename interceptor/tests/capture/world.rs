@@ -77,7 +77,10 @@ pub(crate) fn installed() -> String {
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings { runtime_dir: "/run/imds-filterd".into(), ..Settings::default() }
+    let mut settings = Settings { runtime_dir: "/run/imds-filterd".into(), ..Settings::default() };
+    // these tests have no cgroup of their own
+    settings.capture.cgroup = imds_settings::Cgroup::None;
+    settings
 }
 
 /// The service in the cloud: accepts on port 80 of all addresses, says a line, closes.
@@ -264,13 +267,14 @@ fn serve(
     }
     let mut ready = Events::with_capacity(8);
     loop {
-        poll.poll(&mut ready, Some(capture.next_check().saturating_duration_since(Instant::now()))).unwrap();
+        poll.poll(&mut ready, capture.next_check().map(|at| at.saturating_duration_since(Instant::now())))
+            .unwrap();
         if ready.iter().any(|event| event.token() == Token(9)) {
             let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
             return Duration::try_from(time).unwrap();
         }
         let mut events = if ready.is_empty() { Vec::new() } else { capture.notified(Instant::now()) };
-        if Instant::now() >= capture.next_check() {
+        if capture.next_check().is_some_and(|at| at <= Instant::now()) {
             events.extend(capture.check(Instant::now()));
         }
         *health.lock().unwrap() = capture.health();

@@ -178,9 +178,12 @@ impl Capture {
 
     /// When `check` is due.
     #[must_use]
-    pub fn next_check(&self) -> Instant {
-        self.next_check
+    pub fn next_check(&self) -> Option<Instant> {
+        Some(self.next_check)
     }
+
+    /// A look is due every second anyway: see `COUNT_EVERY`.
+    pub fn stirred(&mut self, _now: Instant) {}
 
     /// Compares everything, when it is time for that or there are more FIBs, and puts back what is missing.
     pub fn check(&mut self, now: Instant) -> Vec<Event> {

@@ -81,6 +81,7 @@ pub(super) enum Call {
     SocketCookie = 46,
     SetSocketOption = 49,
     FullSocket = 95,
+    SettingName = 101,
     SocketStorage = 107,
     ReadKernel = 113,
     ReadKernelText = 115,

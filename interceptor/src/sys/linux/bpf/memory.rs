@@ -5,7 +5,7 @@ use super::record::Record;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Bits of a record's length in the ring.
 const BUSY: u32 = 1 << 31;
@@ -18,6 +18,9 @@ struct Shared {
     start: NonNull<libc::c_void>,
     length: usize,
 }
+
+// SAFETY: the mapping is the process's, not a thread's, and who owns the `Shared` is the only one here who reaches it.
+unsafe impl Send for Shared {}
 
 impl Shared {
     fn map(map: BorrowedFd<'_>, from: usize, length: usize, writable: bool) -> io::Result<Self> {
@@ -112,24 +115,32 @@ impl Ring {
     /// Everything that is there, in the order it came. A record still being written ends the turn: whoever writes it
     /// is not disturbed, and the packet it is about has not left yet. Others behind it may have: whether it was all.
     pub(super) fn read(&self, mut take: impl FnMut(Record)) -> bool {
+        self.each(|bytes| {
+            if let Some(record) = bytes.and_then(|bytes| Record::parse(&bytes)) {
+                take(record);
+            }
+        })
+    }
+
+    /// The same, as bytes; none is one that its writer discarded.
+    pub(super) fn each(&self, mut take: impl FnMut(Option<Vec<u8>>)) -> bool {
         let Some((read, written)) = self.reader.position(0).zip(self.writer.position(0)) else {
             return false;
         };
-        let end = written.load(Ordering::Acquire);
         let mut at = read.load(Ordering::Relaxed);
-        while at < end {
-            let Some((length, record)) = self.record(at) else { return false };
-            if let Some(record) = record {
-                take(record);
-            }
+        while at < written.load(Ordering::Acquire) {
+            let Some((length, bytes)) = self.record(at) else { return false };
+            take(bytes);
             at = at.saturating_add(HEAD + length.next_multiple_of(8));
             read.store(at, Ordering::Release);
+            // a writer wakes us if he sees that we have read all; so who comes now must see that, or be seen below
+            fence(Ordering::SeqCst);
         }
         true
     }
 
     /// The length and the record at a position; `None`: not finished.
-    fn record(&self, at: u64) -> Option<(u64, Option<Record>)> {
+    fn record(&self, at: u64) -> Option<(u64, Option<Vec<u8>>)> {
         let size = u64::try_from(self.size).ok()?;
         let start = self.page.checked_add(usize::try_from(at % size).ok()?)?;
         let length = self.writer.word(start)?.load(Ordering::Acquire);
@@ -137,9 +148,9 @@ impl Ring {
             return None;
         }
         let bytes = usize::try_from(length & !DISCARDED).ok()?;
-        let parse = || Record::parse(&self.writer.copy(start.checked_add(8)?, bytes)?);
-        let record = if length & DISCARDED == 0 { parse() } else { None };
-        Some((u64::from(length & !DISCARDED), record))
+        let copy = || self.writer.copy(start.checked_add(8)?, bytes);
+        let copied = if length & DISCARDED == 0 { copy() } else { None };
+        Some((u64::from(length & !DISCARDED), copied))
     }
 }
 

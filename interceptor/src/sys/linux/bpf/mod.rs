@@ -1,4 +1,5 @@
-//! The programs that say who made a socket and who connects it: loaded and attached at start, read without a call later.
+//! The programs that say who made a socket, who connects it, and that the guard's switch is written: loaded and attached
+//! at start, read without a call later.
 //! Must not decide: what a record means for a connection stands with attribution.
 
 mod assembler;
@@ -6,6 +7,7 @@ mod cgroup;
 mod classifier;
 mod memory;
 mod record;
+mod switch;
 mod syscall;
 mod types;
 mod walk;
@@ -13,6 +15,7 @@ mod who_connects;
 mod who_made;
 
 pub use record::{Connecting, GroupList, Record};
+pub(crate) use switch::Switch;
 
 use memory::{Ring, Word};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -38,6 +38,7 @@ pub(super) enum MapKind {
 pub(super) enum ProgramKind {
     PacketClassifier = 3,
     SocketAddress = 18,
+    Setting = 23,
 }
 
 /// `enum bpf_attach_type`.
@@ -46,6 +47,7 @@ pub(super) enum ProgramKind {
 pub(crate) enum Hook {
     Connect4 = 10,
     Connect6 = 11,
+    Setting = 18,
     LinkEgress = 47,
 }
 
@@ -127,7 +129,7 @@ pub(super) fn load_program(
     let count = u32::try_from(code.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // a classifier is loaded without naming its hook, as kernels before TCX want it
     let expected = match hook {
-        Hook::Connect4 | Hook::Connect6 => hook as u32,
+        Hook::Connect4 | Hook::Connect6 | Hook::Setting => hook as u32,
         Hook::LinkEgress => 0,
     };
     let attributes = || {

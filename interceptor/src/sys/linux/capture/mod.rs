@@ -10,17 +10,20 @@ mod guard;
 mod links;
 mod note;
 mod recipe;
+mod schedule;
 mod watch;
 mod world;
 
 use super::tun::Tun;
 use crate::capture::{CaptureError, Event, Health, Notes};
+use crate::sys::linux::bpf::Switch;
 use crate::sys::linux::netlink::{Drained, Notifications};
 use crate::sys::linux::rtnl;
 use imds_ipc::control;
 use imds_ipc::status::ForwardedPackets;
-use imds_settings::{Forwarded, Guard, Mode, Settings};
+use imds_settings::{Cgroup, Forwarded, Guard, Mode, Settings};
 use note::LinkNote;
+use schedule::Schedule;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -28,8 +31,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 use world::{Kernel, World};
 
-/// disable_xfrm changes without a notification, so it is looked at this often; so is everything else.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// After a comparison, changes wait this long for the next: two programs fighting cost a bounded share of a CPU.
 /// Well below the promised 50 ms.
 const LEAST_GAP: Duration = Duration::from_millis(10);
@@ -54,8 +55,9 @@ pub struct Capture {
     tun_index: u32,
     /// Before this no comparison is made for a notification.
     rest_until: Instant,
-    next_check: Instant,
-    probe_at: Instant,
+    schedule: Schedule,
+    /// Tells of writes to disable_xfrm, which give no notification. None: nothing does, or no such setting matters.
+    switch: Option<Switch>,
     /// Alarms that stand, so that each is told once.
     standing: BTreeSet<String>,
     open: BTreeSet<String>,
@@ -92,6 +94,7 @@ impl Capture {
         let listening = "listening for changes of routes and the guard";
         let routes_changed = rtnl::notifications().map_err(CaptureError::step(listening))?;
         let guard_changed = guard::notifications(settings).map_err(CaptureError::step(listening))?;
+        let (switch, blind, unseen) = watch_switch(settings);
 
         let device = &settings.capture.device;
         let failed = |error| CaptureError::Tun { device: device.clone(), error };
@@ -109,8 +112,8 @@ impl Capture {
             tun: tun.share().map_err(failed)?,
             tun_index: 0,
             rest_until: now,
-            next_check: now,
-            probe_at: now,
+            schedule: Schedule::new(blind, now),
+            switch,
             standing: BTreeSet::new(),
             open: BTreeSet::new(),
             found_at_start: Vec::new(),
@@ -122,6 +125,7 @@ impl Capture {
         // at a start everything is missing; what else was found is told by the first check, which is due at once
         events.retain(|event| !matches!(event, Event::PutBack(_)));
         capture.found_at_start = events;
+        capture.found_at_start.extend(unseen);
         capture.health.put_back = 0;
         Ok((capture, tun))
     }
@@ -143,8 +147,9 @@ impl Capture {
 
     /// For the event loop: readable when something changed, and then `notified` is due.
     #[must_use]
-    pub fn notification_sockets(&self) -> [BorrowedFd<'_>; 2] {
-        [self.routes_changed.as_fd(), self.guard_changed.as_fd()]
+    pub fn notification_sockets(&self) -> Vec<BorrowedFd<'_>> {
+        let sockets = [self.routes_changed.as_fd(), self.guard_changed.as_fd()];
+        sockets.into_iter().chain(self.switch.as_ref().map(AsFd::as_fd)).collect()
     }
 
     /// Reads the notifications and puts back what is missing; when changes come too fast, `next_check` is moved up
@@ -154,7 +159,11 @@ impl Capture {
         let routes = self.routes_changed.drain(|received| rtnl::concerns(received, table, tun, services));
         let guard = self.guard_changed.drain(|received| guard::concerns(&self.settings, received));
         let mut events = Vec::new();
-        let mut relevant = false;
+        // what does not concern us may open a way all the same: another table that gives packets our mark
+        self.schedule.stirred(now);
+        // while a look is due anyway, who writes without end does not even wake us
+        let written = !self.schedule.looks_soon() && self.was_written(now);
+        let mut relevant = written;
         for drained in [routes, guard] {
             match drained {
                 Ok(Drained::Quiet) => {}
@@ -170,17 +179,22 @@ impl Capture {
             }
         }
         if relevant && now < self.rest_until {
-            self.next_check = self.next_check.min(self.rest_until);
+            self.schedule.at(self.rest_until);
         } else if relevant {
             events.extend(self.compare(now));
         }
         events
     }
 
-    /// When `check` is due.
+    /// When `check` is due; not at all while nothing happens and nothing is wrong.
     #[must_use]
-    pub fn next_check(&self) -> Instant {
-        self.next_check
+    pub fn next_check(&self) -> Option<Instant> {
+        self.schedule.next()
+    }
+
+    /// Something happened, whatever it was: a check follows, as one does every few seconds while there is traffic.
+    pub fn stirred(&mut self, now: Instant) {
+        self.schedule.stirred(now);
     }
 
     /// Compares everything, puts back what is missing, and probes.
@@ -188,22 +202,32 @@ impl Capture {
         self.compare(now)
     }
 
+    /// Whether disable_xfrm was written, which is then looked at until it is surely done.
+    fn was_written(&mut self, now: Instant) -> bool {
+        let written = self.switch.as_ref().is_some_and(Switch::was_written);
+        if written {
+            self.schedule.written(now);
+        }
+        written
+    }
+
     fn compare(&mut self, now: Instant) -> Vec<Event> {
+        self.was_written(now);
         let mut events = std::mem::take(&mut self.found_at_start);
         let started = Instant::now();
         let result = self.repair(&mut events).and_then(|world| {
             // after each change, and every few seconds
-            if !events.is_empty() || now >= self.probe_at || !self.health.guarded {
-                self.probe_at = now + CHECK_EVERY;
+            let full = !events.is_empty() || self.schedule.in_full(now) || !self.health.guarded;
+            if full {
                 self.probe(&world, &mut events).map_err(CaptureError::step("probing for ways left open"))?;
             }
-            Ok(())
+            Ok(full)
         });
         self.rest_until = now + started.elapsed().saturating_mul(4).clamp(LEAST_GAP, MOST_GAP);
         match result {
-            Ok(()) => {
+            Ok(full) => {
                 self.health.trouble = None;
-                self.next_check = self.probe_at;
+                self.schedule.compared(now, full, self.health.guarded);
             }
             Err(error) => {
                 let trouble = error.to_string();
@@ -212,7 +236,7 @@ impl Capture {
                     events.push(Event::Trouble(trouble.clone()));
                 }
                 self.health.trouble = Some(trouble);
-                self.next_check = now + TRY_AGAIN;
+                self.schedule.again(now + TRY_AGAIN);
             }
         }
         events
@@ -302,7 +326,7 @@ impl Capture {
         let put_back = self.health.put_back;
         // what is said of it is that we changed it; should it fail, the next comparison says so
         if self.repair(&mut Vec::new()).is_err() {
-            self.next_check = Instant::now();
+            self.schedule.at(Instant::now());
         }
         self.health.put_back = put_back;
     }
@@ -344,6 +368,22 @@ impl Capture {
         let steps = recipe::steps(&self.settings, &world);
         let inward = steps.iter().filter(|step| step.leads_in(&self.settings));
         undo(&mut self.kernel, inward.rev())
+    }
+}
+
+/// And whether changes of disable_xfrm may come of which nothing tells: one cgroup's processes are not all, and who does
+/// not want programs of ours on cgroups gets none.
+fn watch_switch(settings: &Settings) -> (Option<Switch>, bool, Option<Event>) {
+    let (cgroup, all) = match (settings.capture.guard, &settings.capture.cgroup) {
+        // no setting of a link voids it
+        (Guard::Nftables, _) => return (None, false, None),
+        (Guard::Xfrm, Cgroup::None) => return (None, true, None),
+        (Guard::Xfrm, Cgroup::Auto) => (None, true),
+        (Guard::Xfrm, Cgroup::At(path)) => (Some(path.as_path()), false),
+    };
+    match Switch::watch(cgroup) {
+        Ok(switch) => (Some(switch), !all, None),
+        Err(why) => (None, true, Some(Event::Blind(why.to_string()))),
     }
 }
 
