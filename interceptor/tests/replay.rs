@@ -491,7 +491,11 @@ fn a_filterd_that_talks_without_end_keeps_nobody_else_waiting() {
         FromFilterd::Keep(blob).encode(&mut word);
         std::thread::scope(|scope| {
             for _ in 0..2 {
-                scope.spawn(|| while talks.load(Ordering::Relaxed) && channel_takes(&talker.0, &word) {});
+                scope.spawn(|| {
+                    while talks.load(Ordering::Relaxed) && channel_takes(&talker.0, &word) {
+                        std::hint::spin_loop();
+                    }
+                });
             }
             // the end of a connection of which it says nothing: interceptor looks whether it did
             drop(given);
