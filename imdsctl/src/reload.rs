@@ -18,6 +18,8 @@ pub(crate) fn run(
 ) -> Result<String, Fault> {
     let settings = load::settings(config)?;
     let file = file.unwrap_or_else(|| settings.filter.rules.clone());
+    // before the file is read: who comes last has what is in it last. Where it cannot be had, filterd does not run
+    let _alone = Kept::alone(&control::directory(&settings)).ok();
     let set = read(&settings, &file, allow_unknown)?;
     let mut kept = Vec::new();
     set.encode(&mut kept);

@@ -1,9 +1,14 @@
 //! The command as a whole: what it prints and how it exits. Needs no root.
 
-use std::io::Read;
+use imds_ipc::control::Reply;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// A file of rules that goes when the test ends.
 struct File(PathBuf);
@@ -331,4 +336,44 @@ fn the_shipped_rules_keep_secrets_for_root_and_facts_for_everybody() {
     for fact in ["/latest/meta-data/instance-id", "/latest/dynamic/instance-identity/document", "/"] {
         assert_eq!(verdict("65533", fact), "allow", "{fact}");
     }
+}
+
+/// Whether somebody connects in this time.
+fn called(listener: &UnixListener, limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).unwrap();
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).unwrap() == 1
+}
+
+#[test]
+fn of_two_reloads_the_second_begins_when_the_first_has_ended() {
+    let place = std::env::temp_dir().join(format!("imdsctl-reload-{}", std::process::id()));
+    let control = place.join("control");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&control).unwrap();
+    let listener = UnixListener::bind(control.join("filterd.sock")).unwrap();
+    let rules = File::with("Allow \"/\"\n");
+    let config = File::with(format!("runtime_dir = {place:?}\n"));
+    let reload = || {
+        Command::new(env!("CARGO_BIN_EXE_imdsctl"))
+            .args(["reload", "--config", config.path(), rules.path()])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let refuse = |mut stream: UnixStream| {
+        let mut answer = Vec::new();
+        Reply::Refused("not now".into()).encode(&mut answer);
+        stream.read_exact(&mut [0; 8]).unwrap();
+        stream.write_all(&answer).unwrap();
+    };
+    let mut first = reload();
+    assert!(called(&listener, Duration::from_secs(10)));
+    let stream = listener.accept().unwrap().0;
+    let mut second = reload();
+    assert!(!called(&listener, Duration::from_millis(500)), "the first may still keep its rules");
+    refuse(stream);
+    assert_eq!(first.wait().unwrap().code(), Some(78));
+    assert!(called(&listener, Duration::from_secs(10)));
+    refuse(listener.accept().unwrap().0);
+    assert_eq!(second.wait().unwrap().code(), Some(78));
+    std::fs::remove_dir_all(&place).unwrap();
 }

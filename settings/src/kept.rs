@@ -36,6 +36,17 @@ impl Kept {
         Ok(Self(directory.into()))
     }
 
+    /// Until the returned file is dropped nobody else gets one: of two who put rules in force at once, the one whose rules
+    /// stay must be the one who is the last to keep them.
+    ///
+    /// # Errors
+    /// When there is no such directory, or we may not read it.
+    pub fn alone(directory: &Path) -> io::Result<File> {
+        let file = File::open(directory)?;
+        file.lock()?;
+        Ok(file)
+    }
+
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.0
