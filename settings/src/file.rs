@@ -328,7 +328,9 @@ impl Settings {
                 return Err(format!("the address {} belongs to two services", address.ip()));
             }
             let ip = address.ip();
-            if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || address.port() == 0 {
+            // a mapped one would be captured as an IPv6 address, which no packet has
+            let mapped = ip.to_canonical() != ip;
+            if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || mapped || address.port() == 0 {
                 return Err(format!("{address} is not the address of a metadata service"));
             }
         }
@@ -433,6 +435,10 @@ mod tests {
             ("[capture]\nrule_priority = 40000\n", &["40000"]),
             ("service = []\n", &["service"]),
             ("[[service]]\nname = \"x\"\naddresses = [\"127.0.0.1\"]\n", &["127.0.0.1:80"]),
+            (
+                "[[service]]\nname = \"x\"\naddresses = [\"::ffff:169.254.169.254\"]\n",
+                &["::ffff:169.254.169.254"],
+            ),
             ("[[service]]\nname = \"x\"\naddresses = [\"nonsense\"]\n", &["line 3"]),
             ("colour = 1\n", &["line 1", "colour"]),
         ];
