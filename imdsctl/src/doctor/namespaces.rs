@@ -2,6 +2,7 @@
 //! Asks nsenter(1) and ip(8); changes nothing.
 
 use super::Finding;
+use crate::lines::printable;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,12 +55,12 @@ fn others() -> Option<BTreeMap<PathBuf, PathBuf>> {
 }
 
 fn finding(name: &Path, process: &Path) -> Option<Finding> {
-    let comm = fs::read_to_string(process.join("comm"));
+    let comm = fs::read(process.join("comm"));
     let whose = format!(
         "{} (process {}, {})",
         name.display(),
         process.file_name().map_or("?".into(), |pid| pid.to_string_lossy()),
-        comm.as_deref().map_or("?", str::trim)
+        comm.map_or("?".into(), |comm| named(&comm))
     );
     match links(process) {
         Ok(links) if links.is_empty() => None,
@@ -68,6 +69,11 @@ fn finding(name: &Path, process: &Path) -> Option<Finding> {
         Err(_) if !process.exists() => None,
         Err(why) => Some(Finding::note(format!("{whose}: its links cannot be listed: {why}"))),
     }
+}
+
+/// A process calls itself as it likes.
+fn named(comm: &[u8]) -> String {
+    printable(String::from_utf8_lossy(comm).trim())
 }
 
 /// Those that lead out past this host.
@@ -79,7 +85,7 @@ fn links(process: &Path) -> Result<Vec<String>, String> {
         .output()
         .map_err(|error| format!("nsenter: {error}"))?;
     if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().into());
+        return Err(printable(String::from_utf8_lossy(&output.stderr).trim()));
     }
     own_links(&output.stdout).ok_or_else(|| "ip said something else".into())
 }
@@ -92,7 +98,7 @@ fn own_links(json: &[u8]) -> Option<Vec<String>> {
         let loopback = link.get("link_type").and_then(Value::as_str) == Some("loopback");
         // a device has no kind
         let own = !loopback && kind.is_none_or(|kind| !HARMLESS.contains(&kind));
-        own.then(|| format!("{} ({})", crate::lines::printable(name), kind.unwrap_or("a device")))
+        own.then(|| format!("{} ({})", printable(name), kind.unwrap_or("a device")))
     };
     Some(links.iter().filter_map(name).collect())
 }
@@ -108,5 +114,11 @@ mod tests {
         assert_eq!(own_links(json).unwrap(), ["m0 (macvlan)", "ens5 (a device)"]);
         assert_eq!(own_links(b"[]").unwrap(), [""; 0]);
         assert_eq!(own_links(b"nonsense"), None);
+    }
+
+    #[test]
+    fn the_name_that_a_process_gives_itself_is_one_line_and_moves_no_cursor() {
+        assert_eq!(named(b"sleep\n"), "sleep");
+        assert_eq!(named(b"\x1b[2J\nPASS  \xff\n"), "\u{fffd}[2J\u{fffd}PASS  \u{fffd}");
     }
 }
