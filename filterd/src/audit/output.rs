@@ -8,12 +8,15 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
 
+/// PIPE_BUF. A line is longer where a client asks for a long path.
+const PIECE: usize = 4096;
+
 /// What keeps a write to it from waiting.
 #[derive(Clone, Copy)]
 enum Kind {
     /// journald's stream: the send itself can be told not to wait.
     Socket,
-    /// A pipe or a terminal. Writable, by poll(2), means that a line fits: a pipe then has PIPE_BUF (4096) bytes free; or
+    /// A pipe or a terminal. Writable, by poll(2), means that a pipe has room for [`PIECE`], and takes it at once; or
     /// (FreeBSD) that the write, which does not wait, takes a part of it.
     Polled,
     /// A file: never waits.
@@ -23,7 +26,7 @@ enum Kind {
 pub struct Output {
     file: OwnedFd,
     kind: Kind,
-    /// The line being written; between lines, what of the last one a socket did not take.
+    /// The line being written; between lines, what of the last one was not taken.
     line: Vec<u8>,
     lost: u64,
     ever_lost: u64,
@@ -85,15 +88,27 @@ impl Output {
 
     /// Takes what was written off `line`.
     fn write(&mut self) {
-        let written = match self.kind {
+        match self.kind {
             Kind::Socket => {
-                rustix::net::send(&self.file, &self.line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                self.wrote(rustix::net::send(&self.file, &self.line, flags));
             }
-            Kind::Polled if !self.has_room() => return,
-            Kind::Polled | Kind::File => rustix::io::write(&self.file, &self.line),
-        };
+            Kind::Polled => {
+                while !self.line.is_empty() && self.has_room() {
+                    let piece = self.line.get(..PIECE).unwrap_or(&self.line);
+                    if self.wrote(rustix::io::write(&self.file, piece)) == 0 {
+                        return;
+                    }
+                }
+            }
+            Kind::File => drop(self.wrote(rustix::io::write(&self.file, &self.line))),
+        }
+    }
+
+    fn wrote(&mut self, written: rustix::io::Result<usize>) -> usize {
         let written = written.unwrap_or(0).min(self.line.len());
         self.line.drain(..written);
+        written
     }
 
     fn has_room(&self) -> bool {
@@ -109,10 +124,10 @@ mod tests {
     use super::*;
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     use std::fs::File;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Read};
 
     /// Writes numbered lines until they no longer fit, and 10 more; then everything is read and one more written.
-    fn stuffed(output: &mut Output, reader: impl std::io::Read + Send + 'static) -> (u64, Vec<String>) {
+    fn stuffed(output: &mut Output, reader: impl Read + Send + 'static) -> (u64, Vec<String>) {
         let mut number = 0_u64;
         while output.lost() < 10 {
             assert!(number < 1_000_000, "never full");
@@ -150,6 +165,31 @@ mod tests {
     fn a_pipe_that_nobody_reads_costs_lines_and_not_time() {
         let (reader, writer) = std::io::pipe().unwrap();
         check(stuffed(&mut Output::new(writer.into()).unwrap(), reader));
+    }
+
+    #[test]
+    fn a_line_longer_than_the_room_of_a_pipe_does_not_wait_for_who_reads_it() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut output = Output::new(writer.into()).unwrap();
+        // room for one piece is left
+        let mut full = 0;
+        while output.has_room() {
+            full += rustix::io::write(&output.file, &[b'x'; PIECE]).unwrap();
+        }
+        reader.read_exact(&mut [0; PIECE]).unwrap();
+        let long = format!("{}\n", "y".repeat(3 * PIECE));
+        let (done, waits) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            output.line(|bytes| bytes.extend_from_slice(long.as_bytes()));
+            done.send(output).unwrap();
+        });
+        let mut output = waits.recv_timeout(std::time::Duration::from_secs(5)).expect("it waits");
+        reader.read_exact(&mut vec![0; full - PIECE]).unwrap();
+        output.line(|bytes| bytes.extend_from_slice(b"next\n"));
+        drop(output);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, format!("{}\nnext\n", "y".repeat(3 * PIECE)));
     }
 
     #[test]

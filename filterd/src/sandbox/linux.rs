@@ -101,7 +101,7 @@ pub(super) fn limit(_descriptor: &impl AsFd, _what_for: Use) -> io::Result<()> {
     Ok(())
 }
 
-/// A pipe that poll(2) calls writable has room for a whole line here.
+/// A pipe that poll(2) calls writable has room for a piece of a line here, and no more than that is written at once.
 #[expect(clippy::unnecessary_wraps, reason = "the contract")]
 pub(super) fn take_lines(_descriptor: &impl AsFd) -> io::Result<()> {
     Ok(())
