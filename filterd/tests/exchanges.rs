@@ -212,6 +212,20 @@ fn what_a_refused_client_sent_is_escaped_in_the_log_and_its_query_left_out() {
 }
 
 #[test]
+fn of_a_long_path_the_log_has_the_beginning_whatever_the_verdict() {
+    let mut filterd = Filterd::start("Allow \"/\"\nDeny \"/secret\"\n");
+    let mut client = filterd.connect(1000);
+    let long = format!("/secret/{}", "a".repeat(10_000));
+    client.send(format!("GET {long} HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"));
+    assert_eq!(client.answer().0, 403);
+    assert_eq!(filterd.audit()["path"], format!("{}...", &long[..512]));
+    let whole = &long[..512];
+    client.send(format!("GET {whole} HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"));
+    assert_eq!(client.answer().0, 403);
+    assert_eq!(filterd.audit()["path"], whole);
+}
+
+#[test]
 fn an_answer_to_head_has_the_headers_and_no_body() {
     let mut filterd = Filterd::start("Allow \"/\"\nDeny \"/secret\"\n");
     let mut client = filterd.connect(1000);

@@ -15,7 +15,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
-/// Bytes of a request target that a refusal quotes: enough to see what was tried.
+/// Bytes of a path that are shown: the longest that the service has is half as long, and whoever asks for longer ones
+/// must not fill the log with them.
 const MAX_TARGET: usize = 512;
 
 /// What was decided, in the words of the log.
@@ -145,7 +146,11 @@ impl Entry {
         // a query may hold a secret, even in a request that is refused
         let path = shown.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or(b"");
         self.path = latin1(path);
-        if target.len() > MAX_TARGET {
+        self.mark_cut(target.len());
+    }
+
+    fn mark_cut(&mut self, length: usize) {
+        if length > MAX_TARGET {
             self.path.push_str("...");
         }
     }
@@ -153,8 +158,11 @@ impl Entry {
     pub(crate) fn request(&mut self, request: &Request) {
         self.method.clear();
         self.method.push_str(request.method().as_str());
+        let path = request.path();
         self.path.clear();
-        self.path.push_str(request.path());
+        // it is ASCII
+        self.path.push_str(path.get(..MAX_TARGET).unwrap_or(path));
+        self.mark_cut(path.len());
         self.token = (!request.asks_for_token()).then(|| request.has_token());
     }
 
