@@ -477,3 +477,13 @@ while True:
         assert_eq!(dial(5, 0).0, failed(5, DialFailure::Unreachable));
     });
 }
+
+#[test]
+fn filterd_gets_to_the_door_whatever_the_umask_of_who_starts_interceptor_is() {
+    privately("filterd_gets_to_the_door_whatever_the_umask_of_who_starts_interceptor_is", || {
+        World::network();
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let _world = World::interceptor("");
+        Filterd::attach();
+    });
+}

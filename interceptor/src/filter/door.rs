@@ -139,7 +139,9 @@ impl Drop for Door {
 /// # Errors
 /// [`DoorError::Directory`] for one that others could change.
 pub fn make_directory(path: &Path) -> Result<(), DoorError> {
-    match fs::DirBuilder::new().mode(0o755).create(path) {
+    let made = fs::DirBuilder::new().mode(0o755).create(path);
+    // whatever the umask is: the filter's user has to get to the door
+    match made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755))) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(DoorError::Os(path.into(), error)),
