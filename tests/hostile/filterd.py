@@ -36,9 +36,9 @@ def door():
     return sock
 
 
-def attached():
+def attached(minor=0):
     sock = door()
-    send(sock, hello())
+    send(sock, hello(minor))
     for wanted in (wire.HELLO, wire.IDENTITY):
         expect(wire.read(receive(sock)[0])[0] == wanted, "no greeting")
     # from its first word of needs on a filterd is given connections
@@ -154,6 +154,52 @@ def malformed():
             sock = begin()
             send(sock, record)
             expect_dropped(sock)
+
+
+@way
+def malformed_of_minor_1():
+    records = [message(kind) for kind in (wire.ANSWERED, wire.RESET, wire.MODE, wire.KEEP)]
+    records += [wire.answered(1, 0, 1, 2), message(wire.ANSWERED, bytes(20)), message(wire.ANSWERED, bytes(22))]
+    records += [message(wire.RESET, bytes(9)), message(wire.LEAVING, b"\0"), message(wire.MODE, b"\2"), message(wire.MODE, b"\0\0")]
+    records += [wire.keep(bytes(257)), wire.keep(bytes(8000)), message(wire.KEEP, b"\xff\xff"), wire.keep(b"x") + b"x"]
+    for record in records:
+        sock = attached(1)
+        send(sock, record)
+        expect_dropped(sock)
+    # who speaks minor 0 may say none of it
+    for record in (wire.answered(1, 0, 1), wire.reset(1), message(wire.LEAVING), message(wire.MODE, b"\0"), wire.keep(b"x")):
+        sock = attached()
+        send(sock, record)
+        expect_dropped(sock)
+
+
+@way
+def claims_that_cannot_be():
+    for count, end in ((1, 1), (2**32 - 1, 2**64 - 1), (0, 0)):
+        sock, alice = attached(1), client()
+        number, end_of_it = given(sock)
+        send(sock, wire.answered(number, count, end))
+        expect_dropped(sock)
+        expect_reset(alice, 1)
+        end_of_it.close()
+    # of connections that are nobody's
+    sock = attached(1)
+    for number in (0, 2**20, 2**64 - 1):
+        send(sock, wire.answered(number, 2**32 - 1, 2**64 - 1, 1))
+        send(sock, wire.reset(number))
+    expect_alive(sock)
+    sock.close()
+
+
+@way
+def leaving_without_end():
+    log = os.path.getsize(LOG)
+    sock = attached(1)
+    for _ in range(2000):
+        send(sock, message(wire.LEAVING))
+    expect_alive(sock)
+    sock.close()
+    expect(os.path.getsize(LOG) - log < 10_000, f"{os.path.getsize(LOG) - log} bytes in the log")
 
 
 @way
@@ -299,15 +345,17 @@ def close_said_and_kept():
 
 @way
 def anothers_connection():
-    older, alice = attached(), client()
-    number, end = given(older)
-    newer = attached()
-    send(newer, close(number))
-    expect_dropped(newer)
-    end.send(b"answer")
-    expect(alice.recv(100) == b"answer", "the connection was harmed")
-    for sock in (end, alice, older):
-        sock.close()
+    for word in (close, wire.reset, lambda number: wire.answered(number, 0, 1)):
+        older, alice = attached(1), client()
+        number, end = given(older)
+        newer = attached(1)
+        send(newer, word(number))
+        expect_dropped(newer)
+        end.send(b"answer")
+        expect(alice.recv(100) == b"answer", "the connection was harmed")
+        send(older, close(number))
+        for sock in (end, alice, older):
+            sock.close()
 
 
 @way

@@ -10,6 +10,8 @@ import struct
 
 MAJOR = 1
 HELLO, CONNECTION, DIALLED, DIAL_FAILED, IDENTITY, DIAL, CLOSE, NEEDS = 1, 2, 3, 4, 5, 16, 17, 18
+# since minor 1
+ANSWERED, RESET, LEAVING, MODE, KEEP = 19, 20, 21, 22, 28
 MAX_MESSAGE = 8192
 # A test that waits for longer has failed.
 PATIENCE = 10
@@ -39,6 +41,18 @@ def dial(number, upstream=0):
 
 def close(connection):
     return message(CLOSE, struct.pack("<Q", connection))
+
+
+def answered(number, count, end, closes=0):
+    return message(ANSWERED, struct.pack("<QIQB", number, count, end, closes))
+
+
+def reset(number):
+    return message(RESET, struct.pack("<Q", number))
+
+
+def keep(blob):
+    return message(KEEP, struct.pack("<H", len(blob)) + blob)
 
 
 def address(ip, port):

@@ -35,7 +35,7 @@ fn a_hostile_filterd_is_dropped_leaves_nothing_behind_and_the_next_is_served() {
         kill -0 $LAB_INTERCEPTOR_PID"
     );
     let limits = "[limits]\nconnections_per_uid = 1000\n";
-    expect_all_ok(hostile(&Lab::new().rules(RULES).config(limits), &script), 20);
+    expect_all_ok(hostile(&Lab::new().rules(RULES).config(limits), &script), 23);
 }
 
 #[test]

@@ -99,9 +99,11 @@ impl EventLoop {
                 .map_err(|_| PeerError::NotAnswered),
             FromFilterd::Reset { connection } => self.give_up(key, *connection),
             FromFilterd::Leaving => {
-                tracing::info!("imds-filterd leaves");
-                if let Some(peer) = self.peers.get_mut(key) {
+                if let Some(peer) = self.peers.get_mut(key).filter(|peer| !peer.is_leaving()) {
                     peer.leave(now);
+                    if let Some(more) = self.throttles.leaves.pass(now) {
+                        tracing::info!("imds-filterd leaves{}", and_more(more));
+                    }
                 }
                 self.need_all_if_alone();
                 Ok(())

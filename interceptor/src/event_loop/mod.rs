@@ -39,6 +39,7 @@ struct Throttles {
     panicked: Throttle,
     strangers: Throttle,
     attached: Throttle,
+    leaves: Throttle,
     detached: Throttle,
     reset: Throttle,
     deadly: Throttle,
