@@ -139,6 +139,8 @@ pub(crate) struct Client {
     pub(crate) used: Cell<bool>,
     /// interceptor knows that the last answer is the end.
     pub(crate) end_is_said: Cell<bool>,
+    /// All that we were asked in a message is answered in one: the connection is interceptor's again.
+    pub(crate) answered: Cell<bool>,
 }
 
 impl Client {
