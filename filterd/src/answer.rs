@@ -132,6 +132,7 @@ impl From<ForwardError> for Refused {
             ForwardError::Socket
             | ForwardError::Request
             | ForwardError::NoAnswer
+            | ForwardError::Unheard
             | ForwardError::Switching
             | ForwardError::TooLarge => StatusCode::BAD_GATEWAY,
         };

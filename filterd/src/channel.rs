@@ -5,8 +5,7 @@ use crate::sandbox::{self, Use};
 use imds_ipc::channel::{self, ChannelError};
 use imds_ipc::control::Mode;
 use imds_ipc::{
-    Blob, DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, Identity, MAX_BLOB, MAX_MESSAGE,
-    Needs, Who,
+    Blob, DecodeError, DialFailure, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Needs, Who,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::cell::{Cell, RefCell};
@@ -28,6 +27,8 @@ const HELLO_TIME: Duration = Duration::from_secs(5);
 const RETRY_TIME: Duration = Duration::from_millis(50);
 /// Messages that wait for room: four for each of 4,096 connections. An interceptor that does not read for so long is dead.
 const MAX_UNSENT: usize = 16 * 1024;
+/// interceptor opens what it was asked to at once.
+const OPEN_TIME: Duration = Duration::from_secs(5);
 /// Messages taken before the exchanges get their turn.
 const MAX_BATCH: u32 = 64;
 
@@ -42,6 +43,8 @@ pub enum ChannelEnd {
     Descriptor,
     /// An answer to a dial that we never asked for.
     UnknownDial,
+    /// It opened what we never asked for.
+    UnknownOpen,
     NoHello,
     /// It has not read our messages for long.
     Deaf,
@@ -57,6 +60,7 @@ impl fmt::Display for ChannelEnd {
                 f.write_str("interceptor sent a message with the wrong number of descriptors")
             }
             Self::UnknownDial => f.write_str("interceptor answered a dial that was not asked for"),
+            Self::UnknownOpen => f.write_str("interceptor opened a connection that was not asked for"),
             Self::NoHello => f.write_str("interceptor sent no hello"),
             Self::Deaf => f.write_str("interceptor does not read what it is sent"),
         }
@@ -119,7 +123,26 @@ pub struct Captured {
     pub client: SocketAddr,
     pub service: SocketAddr,
     pub upstream: u16,
-    pub stream: OwnedFd,
+    pub given: Given,
+}
+
+/// How we have a connection.
+pub enum Given {
+    Stream(OwnedFd),
+    /// For one answer, to these bytes. `place`: as how manieth of its uid's connections it began.
+    Asked {
+        place: u32,
+        bytes: Zeroizing<Vec<u8>>,
+    },
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(_) => f.write_str("Stream"),
+            Self::Asked { place, bytes } => write!(f, "Asked({place}, {} bytes)", bytes.len()),
+        }
+    }
 }
 
 type DialResult = Result<OwnedFd, DialFailure>;
@@ -149,6 +172,8 @@ pub struct Channel {
     kept_is_due: Cell<bool>,
     next_dial: Cell<u64>,
     dials: RefCell<HashMap<u64, oneshot::Sender<DialResult>>>,
+    /// Connections that interceptor was asked to open.
+    opens: RefCell<HashMap<u64, oneshot::Sender<OwnedFd>>>,
 }
 
 impl Channel {
@@ -202,6 +227,7 @@ impl Channel {
             kept_is_due: Cell::new(true),
             next_dial: Cell::new(0),
             dials: RefCell::default(),
+            opens: RefCell::default(),
         })
     }
 
@@ -242,6 +268,9 @@ impl Channel {
                 FromInterceptor::Identity(_)
                 | FromInterceptor::Kept(_)
                 | FromInterceptor::Connection { .. }
+                | FromInterceptor::Asked { .. }
+                | FromInterceptor::Opened { .. }
+                | FromInterceptor::Gone { .. }
                 | FromInterceptor::Dialled { .. }
                 | FromInterceptor::DialFailed { .. }
                 | FromInterceptor::Drain,
@@ -258,6 +287,9 @@ impl Channel {
                 FromInterceptor::Hello(_)
                 | FromInterceptor::Kept(_)
                 | FromInterceptor::Connection { .. }
+                | FromInterceptor::Asked { .. }
+                | FromInterceptor::Opened { .. }
+                | FromInterceptor::Gone { .. }
                 | FromInterceptor::Dialled { .. }
                 | FromInterceptor::DialFailed { .. }
                 | FromInterceptor::Drain,
@@ -275,8 +307,18 @@ impl Channel {
             match self.message().await? {
                 (FromInterceptor::Connection { id, subject, client, service, upstream }, Some(stream)) => {
                     self.kept_is_due.set(false);
-                    return Ok(Captured { id, subject, client, service, upstream, stream });
+                    let given = Given::Stream(stream);
+                    return Ok(Captured { id, subject, client, service, upstream, given });
                 }
+                (FromInterceptor::Asked { id, subject, client, service, upstream, place, bytes }, None)
+                    if self.minor.get() >= 2 =>
+                {
+                    self.kept_is_due.set(false);
+                    let given = Given::Asked { place, bytes: bytes.into_bytes() };
+                    return Ok(Captured { id, subject, client, service, upstream, given });
+                }
+                (FromInterceptor::Opened { id }, Some(stream)) => self.opened(id, Some(stream))?,
+                (FromInterceptor::Gone { id }, None) => self.opened(id, None)?,
                 (FromInterceptor::Dialled { dial }, Some(stream)) => self.settle(dial, Ok(stream))?,
                 (FromInterceptor::DialFailed { dial, why }, None) => self.settle(dial, Err(why))?,
                 (FromInterceptor::Drain, None) if self.replays() => self.dismissed.notify_one(),
@@ -287,13 +329,16 @@ impl Channel {
                     FromInterceptor::Hello(_)
                     | FromInterceptor::Identity(_)
                     | FromInterceptor::Kept(_)
-                    | FromInterceptor::Drain,
+                    | FromInterceptor::Drain
+                    | FromInterceptor::Asked { .. },
                     _,
                 ) => {
                     return Err(ChannelEnd::OutOfTurn);
                 }
                 (
                     FromInterceptor::Connection { .. }
+                    | FromInterceptor::Opened { .. }
+                    | FromInterceptor::Gone { .. }
                     | FromInterceptor::Dialled { .. }
                     | FromInterceptor::DialFailed { .. },
                     _,
@@ -317,9 +362,10 @@ impl Channel {
         if let Some(descriptor) = &descriptor {
             sandbox::limit(descriptor, Use::Exchange)?;
         }
+        let length = bytes.len();
         let message = FromInterceptor::decode(bytes)?;
-        if matches!(message, FromInterceptor::Kept(_)) {
-            buffer.zeroize();
+        if matches!(message, FromInterceptor::Kept(_) | FromInterceptor::Asked { .. }) {
+            buffer.get_mut(..length).into_iter().for_each(Zeroize::zeroize);
         }
         Ok((message, descriptor))
     }
@@ -335,15 +381,31 @@ impl Channel {
         Ok(())
     }
 
+    /// `None`: its client has gone.
+    fn opened(&self, id: u64, stream: Option<OwnedFd>) -> Result<(), ChannelEnd> {
+        let waiting = self.opens.borrow_mut().remove(&id).ok_or(ChannelEnd::UnknownOpen)?;
+        if let Some(stream) = stream {
+            let _ = waiting.send(stream); // fails if nobody waits any longer
+        }
+        Ok(())
+    }
+
+    /// Has interceptor open a connection that we were asked for one answer on. `None`: it is gone.
+    pub(crate) async fn open(&self, connection: u64) -> Option<OwnedFd> {
+        let (answer, waiting) = oneshot::channel();
+        self.opens.borrow_mut().insert(connection, answer);
+        self.say(&FromFilterd::Open { connection });
+        timeout(OPEN_TIME, waiting).await.ok()?.ok()
+    }
+
     /// Sends now, or as soon as there is room, in order. An interceptor of the previous minor is not told what it does
     /// not know.
     pub(crate) fn say(&self, message: &FromFilterd) {
         if message.since() > self.minor.get() {
             return;
         }
-        // room for what is kept at once, or what a vector grew out of would not be wiped
-        let room = if matches!(message, FromFilterd::Keep(_)) { MAX_BLOB + 16 } else { 32 };
-        let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+        // room for all of it at once: what a vector grew out of would not be wiped
+        let mut bytes = Zeroizing::new(Vec::with_capacity(message.longest()));
         message.encode(&mut bytes);
         let mut unsent = self.unsent.borrow_mut();
         if unsent.is_empty() {
@@ -433,6 +495,7 @@ impl Channel {
     /// Nobody will answer the dials any more, nor hear what we say.
     pub(crate) fn give_up(&self) {
         self.dials.borrow_mut().clear();
+        self.opens.borrow_mut().clear();
         self.gone.set(true);
         self.moved.notify_waiters();
     }

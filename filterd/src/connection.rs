@@ -2,18 +2,18 @@
 //! Judges nothing. Tells interceptor before it closes on purpose, and only then.
 
 use crate::answer::AnswerBody;
-use crate::channel::Captured;
+use crate::channel::{Captured, Given};
 use crate::exchange::exchange;
 use crate::filter::{Client, Ending, Filter, Running};
-use crate::strict::{Draining, Slot, StrictIo, Whole};
+use crate::strict::{Ask, Collector, Draining, Opening, Slot, StrictIo, Way, Whole};
 use crate::subject::subject;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper::{Response, header};
-use imds_ipc::FromFilterd;
-use std::cell::Cell;
-use std::io;
+use imds_ipc::{FromFilterd, Piece};
+use std::cell::{Cell, OnceCell};
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -43,23 +43,39 @@ fn try_take(filter: &Rc<Filter>, captured: Captured) -> Result<(), &'static str>
         return Err("too many connections");
     }
     let service = filter.service(captured.upstream, captured.service).ok_or("not to a service of ours")?;
-    let stream = stream_of(captured.stream).map_err(|_| "its descriptor is no stream")?;
     let told = captured.subject;
     let uid = told.as_ref().ok().map(|told| told.uid);
+    let mut limits = filter.limits.borrow_mut();
+    let (begin, over) = match captured.given {
+        Given::Stream(stream) => {
+            let stream = stream_of(stream).map_err(|_| "its descriptor is no stream")?;
+            (Begin::Stream(Rc::new(stream)), limits.open(uid, Instant::now()).err())
+        }
+        Given::Asked { place, bytes } => (Begin::Asked(bytes), limits.place(place).err()),
+    };
+    drop(limits);
     let client = Client {
         id: captured.id,
         process: told.as_ref().ok().and_then(|told| told.process.clone()),
         subject: told.map(|told| subject(told, filter.groups)),
         address: captured.client,
         service,
-        over: filter.limits.borrow_mut().open(uid, Instant::now()).err(),
+        over,
         ending: Cell::new(Ending::Clean),
         used: Cell::new(false),
         end_is_said: Cell::new(false),
+        answered: Cell::new(false),
     };
-    let counted = Counted::new(filter, client);
-    tokio::task::spawn_local(serve(counted, stream));
+    let counted = Counted::new(filter, client, matches!(begin, Begin::Stream(_)));
+    tokio::task::spawn_local(serve(counted, begin));
     Ok(())
+}
+
+/// What a connection begins with here.
+enum Begin {
+    Stream(Rc<UnixStream>),
+    /// Bytes asked in a message.
+    Asked(Zeroizing<Vec<u8>>),
 }
 
 /// interceptor is not trusted to have made it so that it does not block.
@@ -73,12 +89,14 @@ fn stream_of(descriptor: OwnedFd) -> io::Result<UnixStream> {
 struct Counted {
     filter: Rc<Filter>,
     client: Rc<Client>,
+    /// By us, for its uid; else by interceptor.
+    for_uid: bool,
 }
 
 impl Counted {
-    fn new(filter: &Rc<Filter>, client: Client) -> Self {
+    fn new(filter: &Rc<Filter>, client: Client, for_uid: bool) -> Self {
         filter.open.set(filter.open.get().saturating_add(1));
-        Self { filter: Rc::clone(filter), client: Rc::new(client) }
+        Self { filter: Rc::clone(filter), client: Rc::new(client), for_uid }
     }
 }
 
@@ -86,24 +104,27 @@ impl Drop for Counted {
     fn drop(&mut self) {
         let filter = &self.filter;
         filter.open.set(filter.open.get().saturating_sub(1));
-        filter.limits.borrow_mut().close(self.client.uid());
+        if self.for_uid {
+            filter.limits.borrow_mut().close(self.client.uid());
+        }
         if self.client.used.get() {
             filter.drain.leave();
         }
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.client.answered.get() {
             filter.interceptor.say(&FromFilterd::Reset { connection: self.client.id });
         }
     }
 }
 
-async fn serve(counted: Counted, stream: UnixStream) {
-    let stream = Rc::new(stream);
+async fn serve(counted: Counted, begin: Begin) {
+    let stream = Rc::new(OnceCell::new());
     // a panic drops this first: what it says must be heard before the stream ends
     let counted = counted;
     let (filter, client) = (&counted.filter, &counted.client);
     let id = client.id;
-    exchanges(filter, client, &stream).await;
+    exchanges(filter, client, begin, &stream).await;
     match client.ending.get() {
+        _ if client.answered.get() => (),
         // what is not answered is the next filterd's
         Ending::HandedBack => (),
         // the client is to see a reset and not an end
@@ -113,22 +134,29 @@ async fn serve(counted: Counted, stream: UnixStream) {
     }
     // an end that interceptor sees first would be a death to it, and the answer lost
     filter.interceptor.said().await;
-    if client.ending.get() == Ending::Refused {
-        linger(&stream).await;
+    if client.ending.get() == Ending::Refused
+        && let Some(stream) = stream.get()
+    {
+        linger(stream).await;
     }
 }
 
-async fn exchanges(filter: &Rc<Filter>, client: &Rc<Client>, stream: &Rc<UnixStream>) {
+/// The stream is left in `kept`: it may not end before interceptor has been told why.
+async fn exchanges(filter: &Rc<Filter>, client: &Rc<Client>, begin: Begin, kept: &Kept) {
     let slot = Rc::new(Slot::default());
     let max_head = usize::try_from(filter.settings.head_bytes).unwrap_or(usize::MAX);
+    let (way, collector) = match begin {
+        Begin::Stream(stream) => {
+            let _ = kept.set(Rc::clone(&stream)); // empty so far
+            (Way::Stream(stream), Collector::new(max_head))
+        }
+        Begin::Asked(bytes) => {
+            let asked = Asked { filter: Rc::clone(filter), client: Rc::clone(client), kept: Rc::clone(kept) };
+            (Way::Asked(Box::new(asked)), Collector::fed(bytes, max_head))
+        }
+    };
     let announce = announce(Rc::clone(filter), Rc::clone(client));
-    let io = StrictIo::new(
-        Rc::clone(stream),
-        Rc::clone(&slot),
-        max_head,
-        filter.settings.idle(),
-        Box::new(announce),
-    );
+    let io = StrictIo::new(way, Rc::clone(&slot), collector, filter.settings.idle(), Box::new(announce));
     let heads = Rc::clone(&slot);
     let service = service_fn(|_stand_in| {
         let (head, heads) = (heads.take(), Rc::clone(&heads));
@@ -169,6 +197,37 @@ async fn exchanges(filter: &Rc<Filter>, client: &Rc<Client>, stream: &Rc<UnixStr
         tracing::debug!("connection {}: {error}", client.id);
     } else if slot.handed_back.get() && client.ending.get() == Ending::Clean {
         client.ending.set(Ending::HandedBack);
+    }
+}
+
+/// The stream of a connection, once it has one.
+type Kept = Rc<OnceCell<Rc<UnixStream>>>;
+
+/// A connection that interceptor keeps and asked us about.
+struct Asked {
+    filter: Rc<Filter>,
+    client: Rc<Client>,
+    kept: Kept,
+}
+
+impl Ask for Asked {
+    fn answer(&self, closes: bool, pieces: &[IoSlice<'_>]) {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(pieces.iter().map(|piece| piece.len()).sum()));
+        for piece in pieces {
+            bytes.extend_from_slice(piece);
+        }
+        let (connection, bytes) = (self.client.id, Piece::from(bytes));
+        self.filter.interceptor.say(&FromFilterd::Answer { connection, closes, bytes });
+        self.client.answered.set(true);
+    }
+
+    fn open(&self) -> Opening {
+        let (filter, id, kept) = (Rc::clone(&self.filter), self.client.id, Rc::clone(&self.kept));
+        Box::pin(async move {
+            let stream = Rc::new(stream_of(filter.interceptor.open(id).await?).ok()?);
+            let _ = kept.set(Rc::clone(&stream)); // it is opened once
+            Some(stream)
+        })
     }
 }
 

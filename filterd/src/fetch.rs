@@ -4,12 +4,13 @@
 use crate::answer::Refused;
 use crate::as_service::{self, TTL};
 use crate::filter::{Client, Filter};
-use crate::forward::{Answer, Upstream, forward, forward_with};
+use crate::forward::{Answer, ForwardError, Upstream, forward, forward_with};
 use crate::sys::seconds_since_boot;
 use crate::tokens::{Own, OwnError, ask, parse_ttl};
 use hyper::body::Bytes;
 use hyper::{Response, StatusCode};
 use imds_rules::{Permit, Secret};
+use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,8 +46,9 @@ pub(crate) async fn fetch(
         return Ok(Fetched::Ours(issue(filter, client, &permit).await?));
     }
     if left.is_none() && permit.translation().is_none() {
-        let upstream = dial(filter, client).await?;
-        return Ok(Fetched::Relayed(forward(permit, upstream, filter.settings.answer_bytes).await?));
+        let max_body = filter.settings.answer_bytes;
+        let answer = by_any(filter, client, |upstream| forward(&permit, upstream, max_body)).await?;
+        return Ok(Fetched::Relayed(answer));
     }
     let mut answer = as_us(filter, client, &permit).await?;
     let headers = answer.0.headers_mut();
@@ -82,8 +84,24 @@ async fn as_us(filter: &Filter, client: &Client, permit: &Permit) -> Result<Answ
 }
 
 async fn once(filter: &Filter, client: &Client, permit: &Permit, token: &Secret) -> Result<Answer, Refused> {
-    let upstream = dial(filter, client).await?;
-    Ok(forward_with(permit, token, upstream, filter.settings.answer_bytes).await?)
+    let max_body = filter.settings.answer_bytes;
+    by_any(filter, client, |upstream| forward_with(permit, token, upstream, max_body)).await
+}
+
+/// Sends by a connection that the service kept, if there is one. Had it ended, and not a byte of an answer come, a fresh one
+/// is dialled: the service may then be asked twice, which harms neither a read nor a token.
+async fn by_any<S>(filter: &Filter, client: &Client, send: impl Fn(Upstream) -> S) -> Result<Answer, Refused>
+where
+    S: Future<Output = Result<Answer, ForwardError>>,
+{
+    let service = &client.service;
+    if let Some(kept) = filter.stock.take(service.upstream, &service.host) {
+        match send(kept).await {
+            Err(ForwardError::Unheard) => (),
+            sent => return Ok(sent?),
+        }
+    }
+    Ok(send(dial(filter, client).await?).await?)
 }
 
 fn own<'a>(filter: &'a Filter, client: &Client) -> Result<&'a Own, OwnError> {
@@ -104,5 +122,5 @@ async fn reach(filter: &Filter, client: &Client) -> Result<Upstream, OwnError> {
     let service = &client.service;
     let patience = filter.settings.dial() + DIAL_SLACK;
     let stream = filter.interceptor.dial(service.upstream, patience).await?;
-    Ok(Upstream::new(stream, service.host.clone())?)
+    Ok(Upstream::new(stream, service.host.clone())?.returning_to(&filter.stock, service.upstream))
 }

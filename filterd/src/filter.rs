@@ -5,6 +5,7 @@ use crate::audit::{Audit, Output};
 use crate::channel::Channel;
 use crate::in_force::InForce;
 use crate::limits::{Limits, OverLimit};
+use crate::stock::Stock;
 use crate::tokens::Tokens;
 use hyper::header::{HeaderValue, InvalidHeaderValue};
 use imds_ipc::Unattributed;
@@ -41,6 +42,7 @@ pub struct Filter {
     pub(crate) limits: RefCell<Limits>,
     pub(crate) audit: Rc<Audit>,
     pub(crate) interceptor: Channel,
+    pub(crate) stock: Rc<Stock>,
     pub(crate) drain: Drain,
     /// Connections we hold.
     pub(crate) open: Cell<u32>,
@@ -70,6 +72,7 @@ impl Filter {
             tokens: Tokens::new(settings.filter.tokens, settings.upstreams().count()),
             audit: Rc::new(audit),
             interceptor,
+            stock: Rc::new(Stock::new(settings.upstreams().count())),
             drain: Drain::default(),
             open: Cell::new(0),
             started: SystemTime::now(),
@@ -139,6 +142,8 @@ pub(crate) struct Client {
     pub(crate) used: Cell<bool>,
     /// interceptor knows that the last answer is the end.
     pub(crate) end_is_said: Cell<bool>,
+    /// All that we were asked in a message is answered in one: the connection is interceptor's again.
+    pub(crate) answered: Cell<bool>,
 }
 
 impl Client {

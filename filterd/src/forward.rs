@@ -1,9 +1,11 @@
 //! One request to upstream and the beginning of its answer. Sends what the permit holds and nothing else.
 //! Decides nothing; reads nothing of the client's connection.
 
+use crate::line::Line;
+use crate::stock::Stock;
 use http_body_util::Empty;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::{Builder, Connection};
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
@@ -13,7 +15,8 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
@@ -44,10 +47,31 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// A fresh connection to the service, dialled for one request.
+/// A connection to the service for one request.
 pub struct Upstream {
-    stream: TcpStream,
+    way: Way,
     host: HeaderValue,
+    /// Where it may go if the service keeps it, and as which upstream's.
+    home: Option<(Rc<Stock>, u16)>,
+}
+
+enum Way {
+    /// Dialled just now.
+    Fresh(Line),
+    /// It has answered before.
+    Kept(Kept),
+}
+
+/// A connection whose last answer came wholly, and which the service keeps open.
+pub(crate) struct Kept {
+    sender: SendRequest<Empty<Bytes>>,
+    wire: Wire,
+}
+
+impl Kept {
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.wire.line.is_quiet() && self.sender.is_ready()
+    }
 }
 
 impl Upstream {
@@ -58,7 +82,15 @@ impl Upstream {
         // interceptor is not trusted with this: a socket that blocks would stop every client
         stream.set_nonblocking(true).map_err(|_| ForwardError::Socket)?;
         let stream = TcpStream::from_std(stream).map_err(|_| ForwardError::Socket)?;
-        Ok(Self { stream, host })
+        Ok(Self { way: Way::Fresh(Line::new(stream)), host, home: None })
+    }
+
+    pub(crate) fn again(kept: Kept, host: HeaderValue) -> Self {
+        Self { way: Way::Kept(kept), host, home: None }
+    }
+
+    pub(crate) fn returning_to(self, stock: &Rc<Stock>, upstream: u16) -> Self {
+        Self { home: Some((Rc::clone(stock), upstream)), ..self }
     }
 
     pub(crate) fn host(&self) -> HeaderValue {
@@ -75,6 +107,8 @@ pub enum ForwardError {
     Request,
     /// Closed early, or not HTTP.
     NoAnswer,
+    /// Not a byte: the service had ended the connection that it kept. The request may go by a fresh one.
+    Unheard,
     TimedOut,
     /// It wants to speak another protocol.
     Switching,
@@ -86,7 +120,7 @@ impl fmt::Display for ForwardError {
         f.write_str(match self {
             Self::Socket => "interceptor passed no usable connection",
             Self::Request => "the request cannot be sent",
-            Self::NoAnswer => "the metadata service gave no valid answer",
+            Self::NoAnswer | Self::Unheard => "the metadata service gave no valid answer",
             Self::TimedOut => "the metadata service took too long",
             Self::Switching => "the metadata service wants another protocol",
             Self::TooLarge => "the answer is larger than the limit",
@@ -109,17 +143,18 @@ impl Answer {
     }
 }
 
-/// Sends the permitted request. `max_body`: bytes; an answer that announces more is refused here.
+/// Sends the permitted request. `max_body`: bytes; an answer that announces more is refused here. The permit by reference:
+/// what was [`ForwardError::Unheard`] is sent again by a fresh connection, each of which is for one request.
 ///
 /// # Errors
 /// When no answer comes that can be passed on.
-pub async fn forward(permit: Permit, upstream: Upstream, max_body: u64) -> Result<Answer, ForwardError> {
-    let request = request(&permit, upstream.host(), None)?;
+pub async fn forward(permit: &Permit, upstream: Upstream, max_body: u64) -> Result<Answer, ForwardError> {
+    let request = request(permit, upstream.host(), None)?;
     send(request, upstream, max_body).await
 }
 
-/// As [`forward`], but with our token in place of the client's. By reference: what the service refuses because of our
-/// token is sent again with another one.
+/// As [`forward`], but with our token in place of the client's: what the service refuses because of our token is sent
+/// again with another one.
 ///
 /// # Errors
 /// As [`forward`].
@@ -139,22 +174,63 @@ pub(crate) async fn send(
     upstream: Upstream,
     max_body: u64,
 ) -> Result<Answer, ForwardError> {
-    let io = TokioIo::new(upstream.stream);
-    let handshake = Builder::new()
-        .preserve_header_case(true)
-        .title_case_headers(true)
-        .max_buf_size(MAX_BUFFER)
-        .handshake(io)
-        .await;
-    let (mut sender, connection) = handshake.map_err(|_| ForwardError::NoAnswer)?;
-    let mut wire = Wire { connection: Box::pin(connection), ended: false };
+    let (Kept { mut sender, mut wire }, again) = match upstream.way {
+        Way::Fresh(line) => (shake_hands(line).await?, false),
+        Way::Kept(kept) => (kept, true),
+    };
+    let for_head = request.method() == Method::HEAD;
+    let heard_before = wire.line.heard();
     let mut response = pin!(sender.send_request(request));
     let answered = poll_fn(|cx| {
         wire.poll(cx);
         response.as_mut().poll(cx)
     });
     let response = timeout(ANSWER_TIME, answered).await.map_err(|_| ForwardError::TimedOut)?;
-    answer(response.map_err(|_| ForwardError::NoAnswer)?, wire, max_body)
+    let response = match response {
+        // some servers say so when they end an idle connection, whether or not a request is on its way
+        Ok(response) if again && response.status() == StatusCode::REQUEST_TIMEOUT => {
+            return Err(ForwardError::Unheard);
+        }
+        Ok(response) => response,
+        Err(_) if again && wire.line.heard() == heard_before => return Err(ForwardError::Unheard),
+        Err(_) => return Err(ForwardError::NoAnswer),
+    };
+    let home = upstream.home.filter(|_| !for_head && ends_surely(&response));
+    let home = home.map(|(stock, upstream)| Home { stock, upstream, sender });
+    answer(response, wire, home, max_body)
+}
+
+async fn shake_hands(line: Line) -> Result<Kept, ForwardError> {
+    let handshake = Builder::new()
+        .preserve_header_case(true)
+        .title_case_headers(true)
+        .max_buf_size(MAX_BUFFER)
+        .handshake(TokioIo::new(line.clone()))
+        .await;
+    let (sender, connection) = handshake.map_err(|_| ForwardError::NoAnswer)?;
+    Ok(Kept { sender, wire: Wire { connection: Box::pin(connection), line, ended: false } })
+}
+
+/// Whether nobody can take another byte for this answer's end than we do: only then another's answer may follow it.
+fn ends_surely(response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let mut connection = headers.get_all(header::CONNECTION).iter();
+    let stays = match (connection.next(), connection.next()) {
+        (None, _) => true,
+        (Some(option), None) => option.as_bytes().eq_ignore_ascii_case(b"keep-alive"),
+        (Some(_), Some(_)) => false,
+    };
+    let has_body = match response.status() {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => false,
+        status => !status.is_informational(),
+    };
+    response.version() == Version::HTTP_11
+        && lengths == 1
+        && stays
+        && has_body
+        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && response.body().size_hint().exact().is_some()
 }
 
 fn request(
@@ -181,8 +257,11 @@ fn request(
     if judged.method() == imds_rules::Method::Put {
         request = request.header(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    let request = request.header(header::CONNECTION, HeaderValue::from_static("close")).body(Empty::new());
-    request.map_err(|_| ForwardError::Request)
+    // after an answer to HEAD the connection is not kept, see below
+    if judged.method() == imds_rules::Method::Head {
+        request = request.header(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    request.body(Empty::new()).map_err(|_| ForwardError::Request)
 }
 
 /// A value that hyper does not show either; what it sends it from is its own copy, which nobody wipes.
@@ -192,7 +271,12 @@ fn unseen(secret: &[u8]) -> Result<HeaderValue, ForwardError> {
     Ok(value)
 }
 
-fn answer(response: Response<Incoming>, wire: Wire, max_body: u64) -> Result<Answer, ForwardError> {
+fn answer(
+    response: Response<Incoming>,
+    wire: Wire,
+    home: Option<Home>,
+    max_body: u64,
+) -> Result<Answer, ForwardError> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(ForwardError::Switching);
     }
@@ -200,7 +284,8 @@ fn answer(response: Response<Incoming>, wire: Wire, max_body: u64) -> Result<Ans
         return Err(ForwardError::TooLarge);
     }
     // the extensions stay: hyper keeps the spelling of the header names and the reason phrase there
-    let mut response = response.map(|body| Flow { ahead: VecDeque::new(), body, wire, patience: None });
+    let wire = Some(wire);
+    let mut response = response.map(|body| Flow { ahead: VecDeque::new(), body, wire, home, patience: None });
     *response.version_mut() = Version::HTTP_11;
     *response.headers_mut() = end_to_end(response.headers());
     Ok(Answer(response))
@@ -231,7 +316,8 @@ fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 /// hyper's half of the work on an upstream connection; makes progress only when polled, and needs no task of its own.
 struct Wire {
-    connection: Pin<Box<Connection<TokioIo<TcpStream>, Empty<Bytes>>>>,
+    connection: Pin<Box<Connection<TokioIo<Line>, Empty<Bytes>>>>,
+    line: Line,
     ended: bool,
 }
 
@@ -262,12 +348,21 @@ impl fmt::Display for FlowError {
 
 impl std::error::Error for FlowError {}
 
-/// The body of an answer. Dropping it drops the upstream connection.
+/// Where a connection goes if its answer comes wholly.
+struct Home {
+    stock: Rc<Stock>,
+    upstream: u16,
+    sender: SendRequest<Empty<Bytes>>,
+}
+
+/// The body of an answer. Dropping it drops the upstream connection, unless that is of further use.
 pub(crate) struct Flow {
     /// Read, and not passed on yet.
     ahead: VecDeque<Result<Frame<Bytes>, FlowError>>,
     body: Incoming,
-    wire: Wire,
+    /// Until it is dropped.
+    wire: Option<Wire>,
+    home: Option<Home>,
     /// Runs while upstream keeps us waiting.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -287,13 +382,32 @@ impl Flow {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
-        self.wire.poll(cx);
+        if let Some(wire) = &mut self.wire {
+            wire.poll(cx);
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.patience = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(|_| FlowError::Ended)));
         }
         let timer = self.patience.get_or_insert_with(|| Box::pin(sleep(STALL_TIME)));
         timer.as_mut().poll(cx).map(|()| Some(Err(FlowError::Stalled)))
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let (Some(mut wire), Some(Home { stock, upstream, sender })) = (self.wire.take(), self.home.take())
+        else {
+            return;
+        };
+        if !self.body.is_end_stream() {
+            return;
+        }
+        // hyper looks whether anything came behind the answer, and ends what is not as it should be
+        wire.poll(&mut Context::from_waker(Waker::noop()));
+        if !wire.ended && sender.is_ready() {
+            stock.put(upstream, Kept { sender, wire });
+        }
     }
 }
 
@@ -376,7 +490,7 @@ mod tests {
             for said in ["", "HTTP/1.1 200 OK\r\nServer: EC2"] {
                 let (upstream, _theirs) = upstream(said.as_bytes());
                 let begun = Instant::now();
-                assert_eq!(forward(permit(), upstream, 10).await.err(), Some(ForwardError::TimedOut));
+                assert_eq!(forward(&permit(), upstream, 10).await.err(), Some(ForwardError::TimedOut));
                 assert_eq!(begun.elapsed().as_secs(), ANSWER_TIME.as_secs());
             }
         });
@@ -386,8 +500,11 @@ mod tests {
     fn a_service_that_stops_in_the_middle_of_its_answer_is_given_up_in_time() {
         on_a_paused_clock(async {
             let (upstream, _theirs) = upstream(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab");
-            let mut flow =
-                forward(permit(), upstream, 10).await.unwrap_or_else(|error| panic!("{error}")).0.into_body();
+            let mut flow = forward(&permit(), upstream, 10)
+                .await
+                .unwrap_or_else(|error| panic!("{error}"))
+                .0
+                .into_body();
             assert_eq!(flow.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
             let begun = Instant::now();
             assert_eq!(flow.frame().await.unwrap().err(), Some(FlowError::Stalled));

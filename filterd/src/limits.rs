@@ -69,6 +69,14 @@ impl Limits {
         if share.connections > most { Err(OverLimit::Connections) } else { Ok(()) }
     }
 
+    /// Whether a connection is over the limit that somebody else counts: it began as the `place`th of its uid's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn place(&self, place: u32) -> Result<(), OverLimit> {
+        if place > self.connections_per_uid { Err(OverLimit::Connections) } else { Ok(()) }
+    }
+
     pub fn close(&mut self, uid: impl Into<Option<u32>>) {
         if let Some(share) = self.shares.get_mut(&uid.into()) {
             share.connections = share.connections.saturating_sub(1);

@@ -27,6 +27,7 @@ pub enum End {
 
 /// Runs inside a [`tokio::task::LocalSet`].
 pub async fn serve(filter: Rc<Filter>, stop: impl Future<Output = ()>) -> End {
+    tokio::task::spawn_local(Rc::clone(&filter.stock).expire());
     let mut take_all = pin!(take_all(&filter));
     let mut stop = pin!(stop);
     let end = tokio::select! {

@@ -79,7 +79,7 @@ fn the_sample_does_what_ec2_metadata_filter_does() {
 fn a_header_that_only_rules_look_at_is_not_sent() {
     let mut filterd = filterd("Allow header \"Metadata-Flavor\" \"Amazon\" \"/\"\n", "");
     let request = sent(&mut filterd, "GET", "/a", "Metadata-Flavor: Amazon\r\nUser-Agent: a\r\n");
-    let wanted = "GET /a HTTP/1.1\r\nHost: 169.254.169.254\r\nUser-Agent: a\r\nConnection: close\r\n\r\n";
+    let wanted = "GET /a HTTP/1.1\r\nHost: 169.254.169.254\r\nUser-Agent: a\r\n\r\n";
     assert_eq!(request, wanted);
     assert_eq!(refused(&mut filterd, "GET", "/a", "Metadata-Flavor: Google\r\n"), 403);
 }

@@ -22,7 +22,7 @@ fn an_allowed_request_is_rebuilt_forwarded_relayed_and_logged() {
     assert_eq!(
         request,
         "GET /latest/meta-data/ HTTP/1.1\r\nHost: 169.254.169.254\r\nUser-Agent: test/1\r\n\
-         X-Aws-Ec2-Metadata-Token: c2VjcmV0\r\nConnection: close\r\n\r\n"
+         X-Aws-Ec2-Metadata-Token: c2VjcmV0\r\n\r\n"
     );
     assert_eq!(
         client.head(),
@@ -54,7 +54,7 @@ fn a_token_request_goes_out_with_a_length_and_without_a_body() {
     assert_eq!(
         request,
         "PUT /latest/api/token HTTP/1.1\r\nHost: 169.254.169.254\r\n\
-         X-Aws-Ec2-Metadata-Token-Ttl-Seconds: 60\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+         X-Aws-Ec2-Metadata-Token-Ttl-Seconds: 60\r\nContent-Length: 0\r\n\r\n"
     );
     assert_eq!(client.answer(), (200, "AQA".into()));
     assert!(!filterd.audit().to_string().contains("AQA"));
@@ -85,7 +85,7 @@ fn a_connection_is_kept_and_pipelined_requests_are_answered_in_order_one_at_a_ti
         let mut upstream = filterd.dial();
         assert!(filterd.hear_now().is_none(), "one exchange at a time");
         assert!(upstream.request().starts_with(&format!("GET {path} HTTP/1.1\r\n")));
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{path}");
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{path}");
         upstream.0.write_all(answer.as_bytes()).unwrap();
         assert_eq!(client.answer(), (200, path.into()));
     }
@@ -345,7 +345,7 @@ fn an_answer_that_ends_early_or_grows_too_large_is_cut_and_the_client_is_to_see_
 fn a_large_answer_streams_with_backpressure_and_a_client_that_leaves_frees_upstream() {
     let mut filterd = Filterd::start(ALLOW_ALL);
     let large = 4 * 1024 * 1024;
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {large}\r\n\r\n");
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {large}\r\nConnection: close\r\n\r\n");
     let mut client = filterd.connect(1000);
     client.send(GET);
     let mut upstream = filterd.dial();

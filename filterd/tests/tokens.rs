@@ -13,7 +13,7 @@ const OWN_AGAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nOWN2";
 const WITH_TTL: &str =
     "HTTP/1.1 200 OK\r\nX-Aws-Ec2-Metadata-Token-Ttl-Seconds: 21599\r\nContent-Length: 2\r\n\r\nok";
 const OUR_PUT: &str = "PUT /latest/api/token HTTP/1.1\r\nHost: 169.254.169.254\r\n\
-     X-Aws-Ec2-Metadata-Token-Ttl-Seconds: 21600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+     X-Aws-Ec2-Metadata-Token-Ttl-Seconds: 21600\r\nContent-Length: 0\r\n\r\n";
 const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
 
 fn filterd(rules: &str, more: &str) -> Filterd {
@@ -42,7 +42,7 @@ fn with(token: &str) -> String {
 fn sent(token: &str) -> String {
     format!(
         "GET /latest/meta-data/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\
-         X-Aws-Ec2-Metadata-Token: {token}\r\nConnection: close\r\n\r\n"
+         X-Aws-Ec2-Metadata-Token: {token}\r\n\r\n"
     )
 }
 

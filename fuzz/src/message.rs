@@ -67,7 +67,11 @@ fn operators(bytes: &[u8]) {
 
 /// No list or text is longer than who reads it was promised.
 fn within_bounds(message: &FromInterceptor) {
-    let FromInterceptor::Connection { subject: Ok(subject), .. } = message else { return };
+    let (FromInterceptor::Connection { subject: Ok(subject), .. }
+    | FromInterceptor::Asked { subject: Ok(subject), .. }) = message
+    else {
+        return;
+    };
     match &subject.groups {
         Groups::All(gids) | Groups::Cut(gids) => assert!(gids.len() <= MAX_GROUPS),
         Groups::Unknown => {}

@@ -132,7 +132,7 @@ fn sent(permit: Permit) -> Vec<u8> {
         runtime.block_on(async {
             let upstream = Upstream::new(ours.into(), HeaderValue::from_static(HOST));
             let upstream = upstream.unwrap_or_else(|error| panic!("{error}"));
-            let (answer, sent) = tokio::join!(forward(permit, upstream, 1), read_head(theirs));
+            let (answer, sent) = tokio::join!(forward(&permit, upstream, 1), read_head(theirs));
             assert!(answer.is_err(), "an answer out of nothing");
             sent
         })

@@ -6,6 +6,7 @@ mod blob;
 pub mod channel;
 pub mod control;
 mod message;
+mod piece;
 pub mod status;
 mod subject;
 mod time;
@@ -13,6 +14,7 @@ mod wire;
 
 pub use blob::{Blob, MAX_BLOB};
 pub use message::{DialFailure, FromFilterd, FromInterceptor, Hello};
+pub use piece::{MAX_ANSWER, MAX_ASKED, Piece};
 pub use subject::{
     Groups, Identity, Lack, MAX_EXE, MAX_GROUPS, Needs, Process, Subject, Unattributed, Unit, Who,
 };

@@ -3,8 +3,9 @@
 
 use crate::blob::Blob;
 use crate::control::Mode;
-use crate::subject::{Identity, Needs, Subject, Unattributed, Who};
-use crate::wire::{DecodeError, Reader, Writer, kind};
+use crate::piece::{MAX_ANSWER, MAX_ASKED, Piece};
+use crate::subject::{Identity, MAX_WHY, Needs, Subject, Unattributed, Who};
+use crate::wire::{DecodeError, OLDEST_MINOR, PROTOCOL_MINOR, Reader, Writer, kind};
 use std::net::SocketAddr;
 
 /// Opens a channel, from both ends, before anything else.
@@ -12,16 +13,15 @@ use std::net::SocketAddr;
 pub struct Hello {
     /// The newest minor version of the protocol that the sender speaks.
     pub minor: u8,
-    /// The oldest minor version that it still speaks (the one before its newest).
+    /// The oldest minor version that it still speaks (at least the one before its newest).
     pub oldest_minor: u8,
 }
 
 impl Hello {
     /// What this build says.
-    pub const OURS: Hello = Hello {
-        minor: crate::wire::PROTOCOL_MINOR,
-        oldest_minor: crate::wire::PROTOCOL_MINOR.saturating_sub(1),
-    };
+    pub const OURS: Hello = Hello { minor: PROTOCOL_MINOR, oldest_minor: OLDEST_MINOR };
+    /// The same of a program of the previous minor.
+    pub const PREVIOUS: Hello = Hello { minor: PROTOCOL_MINOR.saturating_sub(1), oldest_minor: OLDEST_MINOR };
 
     /// The minor version that both ends speak.
     ///
@@ -72,6 +72,28 @@ pub enum FromInterceptor {
         /// That address as an index for [`FromFilterd::Dial`].
         upstream: u16,
     },
+    /// Bytes of a captured connection that filterd does not have, for one answer to all of them: filterd is to say
+    /// [`FromFilterd::Answer`], or [`FromFilterd::Open`] if that cannot be. Since minor 2.
+    Asked {
+        id: u64,
+        /// As with [`Self::Connection`].
+        subject: Who,
+        client: SocketAddr,
+        service: SocketAddr,
+        upstream: u16,
+        /// As how manieth of its uid's connections it began, those counted that were still there.
+        place: u32,
+        bytes: Piece,
+    },
+    /// What filterd asked to open: from here on the bytes of this connection, all but those it was asked, travel over the
+    /// one descriptor that comes with this message. Since minor 2.
+    Opened {
+        id: u64,
+    },
+    /// There was nothing to open: the client had gone. Since minor 2.
+    Gone {
+        id: u64,
+    },
     /// The connected upstream socket is the one descriptor that comes with this message.
     Dialled {
         dial: u64,
@@ -119,6 +141,18 @@ pub enum FromFilterd {
     Reset {
         connection: u64,
     },
+    /// The whole answer to what [`FromInterceptor::Asked`] said, which is over with it. If the connection does not close,
+    /// its next bytes are an ask of their own. Since minor 2.
+    Answer {
+        connection: u64,
+        closes: bool,
+        bytes: Piece,
+    },
+    /// What was asked cannot be answered in a message: it is not all of a head, or more than one, or the answer is long or
+    /// slow. Since minor 2.
+    Open {
+        connection: u64,
+    },
     /// This filterd ends. It wants no further connections; those it closes from here on without [`FromFilterd::Close`]
     /// are for the next one. Since minor 1.
     Leaving,
@@ -129,10 +163,14 @@ impl FromInterceptor {
     #[must_use]
     pub fn carries_descriptor(&self) -> bool {
         match self {
-            Self::Connection { .. } | Self::Dialled { .. } => true,
-            Self::Hello(_) | Self::Identity(_) | Self::Kept(_) | Self::DialFailed { .. } | Self::Drain => {
-                false
-            }
+            Self::Connection { .. } | Self::Opened { .. } | Self::Dialled { .. } => true,
+            Self::Hello(_)
+            | Self::Identity(_)
+            | Self::Kept(_)
+            | Self::Asked { .. }
+            | Self::Gone { .. }
+            | Self::DialFailed { .. }
+            | Self::Drain => false,
         }
     }
 
@@ -140,6 +178,7 @@ impl FromInterceptor {
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
+            Self::Asked { .. } | Self::Opened { .. } | Self::Gone { .. } => 2,
             Self::Kept(_) | Self::Drain | Self::Connection { subject: Err(_), .. } => 1,
             Self::Hello(_)
             | Self::Identity(_)
@@ -147,6 +186,25 @@ impl FromInterceptor {
             | Self::Dialled { .. }
             | Self::DialFailed { .. } => 0,
         }
+    }
+
+    /// A number of bytes that it does not exceed when encoded, for who wipes what held it.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        const FIXED: usize = 128; // header, numbers, two addresses
+        FIXED
+            + match self {
+                Self::Asked { subject, bytes, .. } => longest(subject) + bytes.bytes().len(),
+                Self::Connection { subject, .. } => longest(subject),
+                Self::Kept(blob) => blob.bytes().len(),
+                Self::Hello(_)
+                | Self::Identity(_)
+                | Self::Opened { .. }
+                | Self::Gone { .. }
+                | Self::Dialled { .. }
+                | Self::DialFailed { .. }
+                | Self::Drain => 0,
+            }
     }
 
     /// Appends nothing, replaces `out` by the encoded message.
@@ -179,6 +237,28 @@ impl FromInterceptor {
                 w.address(*client);
                 w.address(*service);
                 w.u16(*upstream);
+            }
+            Self::Asked { id, subject, client, service, upstream, place, bytes } => {
+                w.kind(kind::ASKED);
+                w.u64(*id);
+                w.bool(subject.is_ok());
+                match subject {
+                    Ok(subject) => subject.encode(&mut w),
+                    Err(why) => why.encode(&mut w),
+                }
+                w.address(*client);
+                w.address(*service);
+                w.u16(*upstream);
+                w.u32(*place);
+                w.piece(bytes);
+            }
+            Self::Opened { id } => {
+                w.kind(kind::OPENED);
+                w.u64(*id);
+            }
+            Self::Gone { id } => {
+                w.kind(kind::GONE);
+                w.u64(*id);
             }
             Self::Dialled { dial } => {
                 w.kind(kind::DIALLED);
@@ -222,6 +302,20 @@ impl FromInterceptor {
                 service: r.address()?,
                 upstream: r.u16()?,
             },
+            kind::ASKED => Self::Asked {
+                id: r.u64()?,
+                subject: match r.bool()? {
+                    true => Ok(Subject::decode(&mut r)?),
+                    false => Err(Unattributed::decode(&mut r)?),
+                },
+                client: r.address()?,
+                service: r.address()?,
+                upstream: r.u16()?,
+                place: r.u32()?,
+                bytes: r.piece(MAX_ASKED)?,
+            },
+            kind::OPENED => Self::Opened { id: r.u64()? },
+            kind::GONE => Self::Gone { id: r.u64()? },
             kind::DIALLED => Self::Dialled { dial: r.u64()? },
             kind::DIAL_FAILED => Self::DialFailed {
                 dial: r.u64()?,
@@ -242,11 +336,39 @@ impl FromInterceptor {
     }
 }
 
+fn longest(who: &Who) -> usize {
+    match who {
+        Ok(subject) => subject.longest(),
+        Err(_) => MAX_WHY,
+    }
+}
+
 impl FromFilterd {
+    /// A number of bytes that it does not exceed when encoded, for who wipes what held it.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        const FIXED: usize = 32; // header and numbers
+        FIXED
+            + match self {
+                Self::Answer { bytes, .. } => bytes.bytes().len(),
+                Self::Keep(blob) => blob.bytes().len(),
+                Self::Hello(_)
+                | Self::Needs(_)
+                | Self::Mode(_)
+                | Self::Dial { .. }
+                | Self::Close { .. }
+                | Self::Answered { .. }
+                | Self::Reset { .. }
+                | Self::Open { .. }
+                | Self::Leaving => 0,
+            }
+    }
+
     /// The first minor version that has this message.
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
+            Self::Answer { .. } | Self::Open { .. } => 2,
             Self::Mode(_) | Self::Keep(_) | Self::Answered { .. } | Self::Reset { .. } | Self::Leaving => 1,
             Self::Hello(_) | Self::Needs(_) | Self::Dial { .. } | Self::Close { .. } => 0,
         }
@@ -289,6 +411,16 @@ impl FromFilterd {
                 w.kind(kind::RESET);
                 w.u64(*connection);
             }
+            Self::Answer { connection, closes, bytes } => {
+                w.kind(kind::ANSWER);
+                w.u64(*connection);
+                w.bool(*closes);
+                w.piece(bytes);
+            }
+            Self::Open { connection } => {
+                w.kind(kind::OPEN);
+                w.u64(*connection);
+            }
             Self::Leaving => w.kind(kind::LEAVING),
         }
         w.finish();
@@ -309,6 +441,10 @@ impl FromFilterd {
                 Self::Answered { connection: r.u64()?, bytes: r.u32()?, end: r.u64()?, closes: r.bool()? }
             }
             kind::RESET => Self::Reset { connection: r.u64()? },
+            kind::ANSWER => {
+                Self::Answer { connection: r.u64()?, closes: r.bool()?, bytes: r.piece(MAX_ANSWER)? }
+            }
+            kind::OPEN => Self::Open { connection: r.u64()? },
             kind::LEAVING => Self::Leaving,
             _ => return Err(DecodeError::Kind),
         };
@@ -369,6 +505,10 @@ mod tests {
                 upstream: 0,
             },
             FromInterceptor::Dialled { dial: 3 },
+            asked(Ok(Subject::of_uid(7)), 1),
+            asked(Err(Unattributed::new("no local socket")), MAX_ASKED),
+            FromInterceptor::Opened { id: 5 },
+            FromInterceptor::Gone { id: 6 },
             FromInterceptor::Drain,
             FromInterceptor::Kept(blob(0)),
             FromInterceptor::Kept(blob(MAX_BLOB)),
@@ -399,7 +539,16 @@ mod tests {
             FromFilterd::Reset { connection: 7 },
             FromFilterd::Leaving,
             FromFilterd::Keep(blob(1)),
+            FromFilterd::Answer { connection: 8, closes: true, bytes: Piece::of(b"x") },
+            FromFilterd::Answer { connection: 8, closes: false, bytes: Piece::of(&[7; MAX_ANSWER]) },
+            FromFilterd::Open { connection: 9 },
         ]
+    }
+
+    fn asked(subject: Who, bytes: usize) -> FromInterceptor {
+        let (client, service) = ("[fd00:1::2]:40001".parse().unwrap(), "[fd00:ec2::254]:80".parse().unwrap());
+        let bytes = Piece::of(&vec![7; bytes]);
+        FromInterceptor::Asked { id: 7, subject, client, service, upstream: 1, place: 3, bytes }
     }
 
     fn blob(bytes: usize) -> Blob {
@@ -419,10 +568,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_and_answered_in_a_message_has_a_bound_is_not_empty_and_not_shown() {
+        let mut bytes = Vec::new();
+        for count in [0, MAX_ASKED + 1] {
+            asked(Ok(Subject::of_uid(7)), count).encode(&mut bytes);
+            assert_eq!(FromInterceptor::decode(&bytes), Err(DecodeError::Value), "{count}");
+        }
+        for count in [0, MAX_ANSWER + 1] {
+            let bytes_of = Piece::of(&vec![7; count]);
+            FromFilterd::Answer { connection: 1, closes: false, bytes: bytes_of }.encode(&mut bytes);
+            assert_eq!(FromFilterd::decode(&bytes), Err(DecodeError::Value), "{count}");
+        }
+        assert_eq!(format!("{:?}", Piece::of(b"secret")), "Piece(6 bytes)");
+    }
+
+    #[test]
     fn every_message_survives_the_wire_and_every_truncation_or_extension_is_refused() {
         let mut bytes = Vec::new();
         for message in samples_from_interceptor() {
             message.encode(&mut bytes);
+            assert!(bytes.len() <= message.longest(), "{message:?}");
             assert_eq!(FromInterceptor::decode(&bytes), Ok(message));
             for cut in 0..bytes.len() {
                 assert!(FromInterceptor::decode(&bytes[..cut]).is_err());
@@ -432,6 +597,7 @@ mod tests {
         }
         for message in samples_from_filterd() {
             message.encode(&mut bytes);
+            assert!(bytes.len() <= message.longest(), "{message:?}");
             assert_eq!(FromFilterd::decode(&bytes), Ok(message));
             for cut in 0..bytes.len() {
                 assert!(FromFilterd::decode(&bytes[..cut]).is_err());
@@ -522,6 +688,40 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_that_version_1_2_added_stay_as_they_are_and_1_1_has_none_of_them() {
+        let mut bytes = Vec::new();
+        FromFilterd::Answer { connection: 1, closes: true, bytes: Piece::of(b"ok") }.encode(&mut bytes);
+        assert_eq!(bytes, [19, 0, 0, 0, 1, 0, 23, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, b'o', b'k']);
+        FromFilterd::Open { connection: 1 }.encode(&mut bytes);
+        assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 24, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        FromInterceptor::Opened { id: 1 }.encode(&mut bytes);
+        assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 10, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        FromInterceptor::Gone { id: 1 }.encode(&mut bytes);
+        assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 11, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        FromInterceptor::Asked {
+            id: 1,
+            subject: Ok(Subject::of_uid(2)),
+            client: "1.2.3.4:5".parse().unwrap(),
+            service: "6.7.8.9:80".parse().unwrap(),
+            upstream: 3,
+            place: 4,
+            bytes: Piece::of(b"ab"),
+        }
+        .encode(&mut bytes);
+        assert_eq!(
+            bytes,
+            [
+                46, 0, 0, 0, 1, 0, 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4, 5, 0,
+                4, 6, 7, 8, 9, 80, 0, 3, 0, 4, 0, 0, 0, b'a', b'b'
+            ]
+        );
+        let added = samples_from_filterd().into_iter().filter(|message| message.since() == 2).count();
+        assert_eq!(added, 3);
+        let added = samples_from_interceptor().into_iter().filter(|message| message.since() == 2).count();
+        assert_eq!(added, 4);
+    }
+
+    #[test]
     fn the_longest_message_fits_and_longer_lists_and_texts_are_refused() {
         let subject = |groups, exe: usize| Subject {
             uid: 1,
@@ -535,6 +735,10 @@ mod tests {
             [(MAX_GROUPS, MAX_EXE, true), (MAX_GROUPS + 1, 1, false), (1, MAX_EXE + 1, false)]
         {
             let subject = subject(groups, exe);
+            let longest = asked(Ok(subject.clone()), MAX_ASKED);
+            longest.encode(&mut bytes);
+            assert!(bytes.len() <= MAX_MESSAGE && bytes.len() <= longest.longest());
+            assert_eq!(FromInterceptor::decode(&bytes).is_ok(), good, "{groups} {exe}");
             let message = FromInterceptor::Connection {
                 id: 1,
                 subject: Ok(subject),

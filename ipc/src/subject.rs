@@ -7,7 +7,7 @@ use std::fmt;
 /// Groups of one client, the primary one and 1,024 others. Directories give a user a few hundred.
 pub const MAX_GROUPS: usize = 1025;
 /// Bytes of the reason why nobody can tell who a client is.
-const MAX_WHY: usize = 512;
+pub(crate) const MAX_WHY: usize = 512;
 /// A file's name: a unit's name is that of a cgroup.
 const MAX_UNIT: usize = 255;
 /// Bytes of the path of a client's program; for the log only.
@@ -86,6 +86,21 @@ impl Subject {
     #[must_use]
     pub fn of_uid(uid: u32) -> Self {
         Self { uid, groups: Groups::Unknown, unit: Unit::Unknown, process: None }
+    }
+
+    /// Bytes, at most.
+    pub(crate) fn longest(&self) -> usize {
+        const FIXED: usize = 32;
+        let gids = match &self.groups {
+            Groups::Unknown => 0,
+            Groups::All(gids) | Groups::Cut(gids) => gids.len() * 4,
+        };
+        let unit = match &self.unit {
+            Unit::Unknown | Unit::None => 0,
+            Unit::Named(name) => name.len(),
+        };
+        let exe = self.process.as_ref().and_then(|process| process.exe.as_ref()).map_or(0, String::len);
+        FIXED + gids + unit + exe
     }
 
     pub(crate) fn encode(&self, w: &mut Writer<'_>) {

@@ -3,14 +3,17 @@
 
 use crate::blob::Blob;
 use crate::message::Hello;
+use crate::piece::Piece;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use zeroize::Zeroizing;
 
 /// Programs with different majors cannot talk.
 pub const PROTOCOL_MAJOR: u16 = 1;
-/// Each program also speaks the minor before its own. 1 added what is needed to give connections to the next filterd.
-pub const PROTOCOL_MINOR: u8 = 1;
+/// 1 added what is needed to give connections to the next filterd, 2 requests and small answers in messages.
+pub const PROTOCOL_MINOR: u8 = 2;
+/// Each program also speaks the minors before its own, at least the last one.
+pub(crate) const OLDEST_MINOR: u8 = 0;
 /// No message is longer (the longest tells of a client with all its groups); room for one and not more is offered to a
 /// peer.
 pub const MAX_MESSAGE: usize = 8192;
@@ -29,6 +32,9 @@ pub(crate) mod kind {
     pub(crate) const DRAIN: u16 = 6;
     pub(crate) const UNATTRIBUTED: u16 = 7;
     pub(crate) const KEPT: u16 = 8;
+    pub(crate) const ASKED: u16 = 9;
+    pub(crate) const OPENED: u16 = 10;
+    pub(crate) const GONE: u16 = 11;
     pub(crate) const DIAL: u16 = 16;
     pub(crate) const CLOSE: u16 = 17;
     pub(crate) const NEEDS: u16 = 18;
@@ -36,6 +42,8 @@ pub(crate) mod kind {
     pub(crate) const RESET: u16 = 20;
     pub(crate) const LEAVING: u16 = 21;
     pub(crate) const MODE: u16 = 22;
+    pub(crate) const ANSWER: u16 = 23;
+    pub(crate) const OPEN: u16 = 24;
     pub(crate) const KEEP: u16 = 28;
 }
 
@@ -122,6 +130,10 @@ impl<'a> Writer<'a> {
         // it has a bound far below
         self.u16(u16::try_from(blob.bytes().len()).unwrap_or(u16::MAX));
         self.0.extend_from_slice(blob.bytes());
+    }
+    /// Up to the end of the message.
+    pub(crate) fn piece(&mut self, piece: &Piece) {
+        self.0.extend_from_slice(piece.bytes());
     }
     pub(crate) fn address(&mut self, address: SocketAddr) {
         match address.ip() {
@@ -229,6 +241,14 @@ impl<'a> Reader<'a> {
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Length)?;
         self.rest = rest;
         Blob::new(Zeroizing::new(bytes.to_vec())).ok_or(DecodeError::Value)
+    }
+    /// All that is left.
+    pub(crate) fn piece(&mut self, most: usize) -> Result<Piece, DecodeError> {
+        let bytes = std::mem::take(&mut self.rest);
+        if bytes.is_empty() || bytes.len() > most {
+            return Err(DecodeError::Value);
+        }
+        Ok(Piece::of(bytes))
     }
     pub(crate) fn address(&mut self) -> Result<SocketAddr, DecodeError> {
         let ip = match self.u8()? {

@@ -96,6 +96,13 @@ def given(sock):
     return wire.number_in(fields), end
 
 
+def asked(sock):
+    """The number of the connection of the next ask."""
+    kind, fields = wire.read(receive(sock)[0])
+    expect(kind == wire.ASKED, f"{kind} came, and no ask")
+    return int.from_bytes(fields[:8], "little")
+
+
 def expect_reset(sock, within):
     began = time.monotonic()
     try:
@@ -226,6 +233,32 @@ def closes_of_nothing():
         send(sock, close(number))
     expect_alive(sock)
     sock.close()
+
+
+@way
+def answers_of_every_kind():
+    for minor, record in ((0, wire.answer(1, b"x")), (1, wire.about(wire.OPEN, 1)), (2, wire.answer(1, b"")),
+                          (2, wire.answer(1, b"x" * 6145)), (2, wire.answer(1, b"x", closes=2))):
+        sock = attached(minor)
+        send(sock, record)
+        expect_dropped(sock)
+    sock = attached(2)
+    # nobody's, and twice
+    send(sock, wire.answer(2**64 - 1, b"x"))
+    alice = client()
+    alice.sendall(b"x")
+    number = asked(sock)
+    for _ in range(2):
+        send(sock, wire.answer(number, b"y"))
+    expect(alice.recv(10) == b"y", "two answers to one ask, or none")
+    alice.sendall(b"x")
+    expect(asked(sock) == number, "another was asked about")
+    # what is never answered costs its client no more than that; then the next one is asked
+    sock.close()
+    sock = attached(2)
+    send(sock, wire.answer(asked(sock), b"z", closes=1))
+    expect(alice.recv(10) == b"z" and alice.recv(10) == b"", "not the next one's answer")
+    expect_alive(sock)
 
 
 @way

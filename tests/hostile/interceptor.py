@@ -39,7 +39,7 @@ def expect(true, what):
 class Filterd:
     """A running one, attached to us."""
 
-    def __init__(self, greeted=True):
+    def __init__(self, greeted=True, minor=0):
         os.makedirs(os.path.dirname(wire.path()), exist_ok=True)
         if os.path.exists(wire.path()):
             os.unlink(wire.path())
@@ -51,10 +51,10 @@ class Filterd:
         self.child = subprocess.Popen(PROGRAM, stdout=subprocess.DEVNULL, stderr=self.log)
         self.channel, _ = self.door.accept()
         self.channel.settimeout(wire.PATIENCE)
-        expect(receive(self.channel)[0] == hello(minor=1), "no hello")
+        expect(receive(self.channel)[0] == hello(minor=2), "no hello")
         self.next = 1
         if greeted:
-            self.say(hello())
+            self.say(hello(minor))
             self.say(wire.identity())
             self.hear(wire.NEEDS)
             self.serves()
@@ -244,6 +244,36 @@ def answers_nobody_asked_for():
         filterd.say(dialled(number), [null])
         filterd.ended()
     os.close(null)
+
+
+@way
+def asks_of_every_kind():
+    # one of the oldest minor has no such words
+    for record in (wire.asked(1, GET), wire.about(wire.OPENED, 1), wire.about(wire.GONE, 1)):
+        filterd = Filterd()
+        filterd.say(record)
+        filterd.ended()
+    # nothing of the kind was asked for; empty; too long; cut short; a descriptor too many or too few
+    asks = wire.asked(1, GET)
+    for records in (
+        [wire.about(wire.OPENED, 1)],
+        [wire.about(wire.GONE, 1)],
+        [wire.asked(1, b"")],
+        [wire.asked(1, b"x" * 2049)],
+        [asks[:20]],
+        [wire.asked(1, b"GET /half"), wire.about(wire.OPENED, 1)],
+        [wire.asked(1, b"GET /half"), wire.about(wire.GONE, 2)],
+    ):
+        filterd = Filterd(minor=2)
+        for record in records:
+            filterd.say(record)
+        filterd.ended()
+    filterd = Filterd(minor=2)
+    for _ in range(50):
+        filterd.say(wire.asked(7, b"GET /half"))
+        filterd.hear(wire.OPEN)
+        filterd.say(wire.about(wire.GONE, 7))
+    filterd.goes_on()
 
 
 def odd_descriptors():

@@ -12,6 +12,8 @@ MAJOR = 1
 HELLO, CONNECTION, DIALLED, DIAL_FAILED, IDENTITY, DIAL, CLOSE, NEEDS = 1, 2, 3, 4, 5, 16, 17, 18
 # since minor 1
 ANSWERED, RESET, LEAVING, MODE, KEEP = 19, 20, 21, 22, 28
+# since minor 2
+ASKED, OPENED, GONE, ANSWER, OPEN = 9, 10, 11, 23, 24
 MAX_MESSAGE = 8192
 # A test that waits for longer has failed.
 PATIENCE = 10
@@ -64,6 +66,20 @@ def connection(number, uid=2001, service=("169.254.169.254", 80), upstream=0):
     subject = struct.pack("<I", uid) + bytes(3)
     fields = struct.pack("<Q", number) + subject + address("10.0.0.10", 40000) + address(*service)
     return message(CONNECTION, fields + struct.pack("<H", upstream))
+
+
+def asked(number, data, uid=2001, service=("169.254.169.254", 80), upstream=0, place=1):
+    subject = b"\1" + struct.pack("<I", uid) + bytes(3)
+    fields = struct.pack("<Q", number) + subject + address("10.0.0.10", 40000) + address(*service)
+    return message(ASKED, fields + struct.pack("<HI", upstream, place) + data)
+
+
+def answer(number, data, closes=0):
+    return message(ANSWER, struct.pack("<QB", number, closes) + data)
+
+
+def about(kind, number):
+    return message(kind, struct.pack("<Q", number))
 
 
 def dialled(number):

@@ -313,9 +313,9 @@ fn canonical(bytes: &[u8]) -> Option<String> {
     let mut lines: Vec<&str> = text.strip_suffix("\r\n\r\n")?.split("\r\n").collect();
     let head = lines.remove(0);
     let (method, target) = head.strip_suffix(" HTTP/1.1")?.split_once(' ')?;
-    lines.pop_if(|line| *line == "Connection: close")?;
     let method_ok = match method {
-        "GET" | "HEAD" => true,
+        "GET" => true,
+        "HEAD" => lines.pop_if(|line| *line == "Connection: close").is_some(),
         "PUT" => {
             lines.pop_if(|line| *line == "Content-Length: 0")?;
             target.trim_end_matches('/') == "/latest/api/token"

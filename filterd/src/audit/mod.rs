@@ -238,6 +238,7 @@ mod tests {
             ending: Cell::new(Ending::Clean),
             used: Cell::new(true),
             end_is_said: Cell::new(false),
+            answered: Cell::new(false),
         })
     }
 

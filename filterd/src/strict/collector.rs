@@ -33,6 +33,11 @@ impl Collector {
         Self { buffer: Zeroizing::default(), scanned: 0, line_start: 0, after_cr: false, version: None, max }
     }
 
+    /// One that has been fed already.
+    pub(crate) fn fed(bytes: Zeroizing<Vec<u8>>, max: usize) -> Self {
+        Self { buffer: bytes, ..Self::new(max) }
+    }
+
     /// Where the next bytes go. Its spare room is small until a head turns out to be long.
     pub fn room(&mut self) -> &mut Vec<u8> {
         const FIRST: usize = 1024; // nearly every head

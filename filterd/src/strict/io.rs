@@ -4,6 +4,7 @@
 use super::collector::{Collected, Collector};
 use super::head::{Head, Malformed};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use imds_ipc::MAX_ANSWER;
 use imds_rules::Version;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -84,8 +85,27 @@ enum Waiting {
 /// Is told of a whole answer, and how many bytes will have been written at its end, before those are written.
 pub(crate) type Announce = Box<dyn Fn(Whole, u64)>;
 
+/// What is asked once, in a message, and is answered in one or else needs a stream.
+pub(crate) trait Ask {
+    /// The whole answer. `closes`: the connection ends with it.
+    fn answer(&self, closes: bool, pieces: &[IoSlice<'_>]);
+    /// A stream for what cannot be answered so, and for all that follows; `None` if the client has gone.
+    fn open(&self) -> Opening;
+}
+
+pub(crate) type Opening = Pin<Box<dyn Future<Output = Option<Rc<UnixStream>>>>>;
+
+/// How the client's bytes come and ours go.
+pub(crate) enum Way {
+    Stream(Rc<UnixStream>),
+    Asked(Box<dyn Ask>),
+    Opening(Opening),
+    /// In one message; nothing follows.
+    Answered,
+}
+
 pub(crate) struct StrictIo {
-    stream: Rc<UnixStream>,
+    way: Way,
     slot: Rc<Slot>,
     collector: Collector,
     idle_time: Duration,
@@ -103,16 +123,16 @@ pub(crate) struct StrictIo {
 
 impl StrictIo {
     pub(crate) fn new(
-        stream: Rc<UnixStream>,
+        way: Way,
         slot: Rc<Slot>,
-        max_head: usize,
+        collector: Collector,
         idle_time: Duration,
         announce: Announce,
     ) -> Self {
         Self {
-            stream,
+            way,
             slot,
-            collector: Collector::new(max_head),
+            collector,
             idle_time,
             stand_in: b"",
             finished: false,
@@ -130,7 +150,8 @@ impl StrictIo {
             if self.finished {
                 return Poll::Ready(Ok(b""));
             }
-            if self.slot.draining.get() == Draining::HandsBack {
+            // what was asked once is answered once
+            if self.slot.draining.get() == Draining::HandsBack && matches!(self.way, Way::Stream(_)) {
                 self.finished = true;
                 self.slot.handed_back.set(true);
                 continue;
@@ -151,10 +172,26 @@ impl StrictIo {
         }
     }
 
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// What was asked becomes a stream.
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Rc<UnixStream>>> {
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read_buf(self.collector.room()) {
+            match &mut self.way {
+                Way::Stream(stream) => return Poll::Ready(Ok(Rc::clone(stream))),
+                Way::Asked(ask) => self.way = Way::Opening(ask.open()),
+                Way::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
+                    Some(stream) => self.way = Way::Stream(stream),
+                    None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                },
+                Way::Answered => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let stream = ready!(self.poll_stream(cx))?;
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read_buf(self.collector.room()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
                 other => return Poll::Ready(other),
             }
@@ -210,18 +247,36 @@ impl StrictIo {
         b"GET / HTTP/1.1\r\n\r\n"
     }
 
+    /// Whether all of an answer could go in one message, and went.
+    fn answers_ask(&mut self, bytes: &[IoSlice<'_>]) -> Option<usize> {
+        let (Way::Asked(ask), Some(whole)) = (&self.way, self.slot.whole.get()) else { return None };
+        // hyper offers all it has
+        let length = bytes.iter().map(|piece| piece.len()).sum();
+        if length > MAX_ANSWER || !(whole.closes || self.collector.is_empty()) {
+            return None;
+        }
+        ask.answer(whole.closes, bytes);
+        self.way = Way::Answered;
+        self.finished = true;
+        Some(length)
+    }
+
     fn poll_write_any(&mut self, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(written) = self.answers_ask(bytes) {
+            return Poll::Ready(Ok(written));
+        }
+        let stream = ready!(self.poll_stream(cx))?;
         if let Some(whole) = self.slot.whole.take() {
             // hyper offers all it has
             (self.announce)(whole, bytes.iter().fold(self.written, |end, piece| plus(end, piece.len())));
         }
         loop {
-            if self.stream.poll_write_ready(cx)?.is_pending() {
+            if stream.poll_write_ready(cx)?.is_pending() {
                 let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME)));
                 ready!(timer.as_mut().poll(cx));
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            match self.stream.try_write_vectored(bytes) {
+            match stream.try_write_vectored(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
                 other => {
                     self.write_timer = None;
@@ -301,7 +356,8 @@ mod tests {
         let ours = UnixStream::from_std(ours).unwrap();
         let slot = Rc::new(Slot::default());
         let announce = Box::new(|_, _| ());
-        (StrictIo::new(Rc::new(ours), Rc::clone(&slot), 4096, IDLE, announce), client, slot)
+        let way = Way::Stream(Rc::new(ours));
+        (StrictIo::new(way, Rc::clone(&slot), Collector::new(4096), IDLE, announce), client, slot)
     }
 
     /// What hyper reads, at most `room` bytes.

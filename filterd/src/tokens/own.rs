@@ -117,7 +117,6 @@ pub(crate) async fn ask(upstream: Upstream) -> Result<(Rc<Secret>, u64), OwnErro
         .header(hyper::header::HOST, upstream.host())
         .header(TTL, MAX_TTL)
         .header(hyper::header::CONTENT_LENGTH, 0)
-        .header(hyper::header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|_| ForwardError::Request)?;
     let Answer(response) = send(request, upstream, MAX_TOKEN as u64).await?;

@@ -5,7 +5,7 @@
 use imds_ipc::channel::{ChannelError, receive, send};
 use imds_ipc::control::Mode;
 use imds_ipc::{
-    DialFailure, FILTER_SOCKET, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Subject,
+    DialFailure, FILTER_SOCKET, FromFilterd, FromInterceptor, Hello, Identity, MAX_MESSAGE, Piece, Subject,
 };
 
 /// An interceptor that can tell everything.
@@ -275,6 +275,47 @@ impl Filterd {
         let message = self.connection(uid);
         let (ours, theirs) = UnixStream::pair().unwrap();
         self.say(&message, Some(theirs.as_fd()));
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        ours.set_write_timeout(Some(PATIENCE)).unwrap();
+        Client { stream: BufReader::new(ours), id }
+    }
+
+    /// Asks in a message; which connection.
+    pub fn ask(&mut self, uid: u32, place: u32, bytes: &str) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.ask_again(id, uid, place, bytes);
+        id
+    }
+
+    pub fn ask_again(&self, id: u64, uid: u32, place: u32, bytes: &str) {
+        let message = FromInterceptor::Asked {
+            id,
+            subject: Ok(Subject::of_uid(uid)),
+            client: "10.0.0.5:40001".parse().unwrap(),
+            service: "169.254.169.254:80".parse().unwrap(),
+            upstream: 0,
+            place,
+            bytes: Piece::of(bytes.as_bytes()),
+        };
+        self.say(&message, None);
+    }
+
+    /// The answer that has to come now, and whether the connection ends with it.
+    pub fn hear_answer(&mut self, id: u64) -> (String, bool) {
+        match self.hear() {
+            FromFilterd::Answer { connection, closes, bytes } if connection == id => {
+                (String::from_utf8(bytes.bytes().to_vec()).unwrap(), closes)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Opens the connection that filterd has to ask for now.
+    pub fn open(&mut self, id: u64) -> Client {
+        assert_eq!(self.hear(), FromFilterd::Open { connection: id });
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.say(&FromInterceptor::Opened { id }, Some(theirs.as_fd()));
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         ours.set_write_timeout(Some(PATIENCE)).unwrap();
         Client { stream: BufReader::new(ours), id }

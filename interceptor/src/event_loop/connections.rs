@@ -6,19 +6,21 @@ use super::tokens::{self, Source};
 use super::{EventLoop, TunWire};
 use crate::filter::{Course, Pair, Place, Pumped, empty, pump};
 use crate::netstack::{Connection, Entry, Phase, Refused};
-use imds_ipc::FromInterceptor;
 use imds_ipc::channel::ChannelError;
+use imds_ipc::{FromInterceptor, MAX_ANSWER};
 use mio::Interest;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What one look at a connection asks of the loop.
 enum Step {
     /// Its bytes are moved, or it waits.
     Done,
     HandOver,
+    /// Its bytes are an ask.
+    Ask,
     /// All that a gone filterd wrote is on its way: the next one may have it.
     HoldAgain,
     /// filterd's end is closed and nothing was said.
@@ -58,7 +60,11 @@ impl EventLoop {
             Place::Filterd { pair, .. } | Place::Emptying { pair, .. } => {
                 pair.ready(readable, ending, writable);
             }
-            Place::Opening | Place::Held { .. } => {}
+            Place::Opening
+            | Place::Held { .. }
+            | Place::Waiting { .. }
+            | Place::Asked { .. }
+            | Place::Ending { .. } => {}
         });
         self.netstack.touch(key);
     }
@@ -82,14 +88,23 @@ impl EventLoop {
     }
 
     fn serve_connection(&mut self, key: usize, now: Instant) {
-        match self.netstack.with(key, |connection| step(connection, now)) {
-            Some(Step::Done) | None => {}
-            Some(Step::HandOver) => {
-                if self.confirm(key, now) && self.hand_over(key, now) != Offered::Taken {
+        let idle = self.limits.idle();
+        let mut looked = self.netstack.with(key, |connection| step(connection, now, idle));
+        if matches!(looked, Some(Step::HandOver)) {
+            if self.confirm(key, now) && self.hand_over(key, now) != Offered::Taken {
+                self.hold(key, now);
+            }
+            // its first bytes may be there already
+            looked = self.netstack.with(key, |connection| step(connection, now, idle));
+        }
+        match looked {
+            Some(Step::Done | Step::HandOver) | None => {}
+            Some(Step::Ask) => {
+                if self.ask(key, now) != Offered::Taken {
                     self.hold(key, now);
                 }
             }
-            Some(Step::HoldAgain) => self.hold_again(key),
+            Some(Step::HoldAgain) => self.hold_again(key, now),
             Some(Step::Judge) => self.judge(key, now),
         }
         self.end_trial_if_answered(key);
@@ -144,12 +159,16 @@ impl EventLoop {
         refused.is_none()
     }
 
-    /// Gives an established connection to the newest filterd, if that one is newer than who had it last.
+    /// Gives an established connection to the newest filterd, if that one is newer than who had it last. One that takes
+    /// requests in messages has it when its next bytes come.
     pub(super) fn hand_over(&mut self, key: usize, now: Instant) -> Offered {
         let after = self.netstack.with(key, |connection| connection.course.after).unwrap_or(u64::MAX);
         while let Some(newest) = self.peers.newest() {
             if self.peers.get_mut(newest).is_none_or(|peer| peer.age() <= after) {
                 break;
+            }
+            if self.let_wait(key, newest, now) {
+                return Offered::Taken;
             }
             match self.offer(key, newest) {
                 Ok(()) => return Offered::Taken,
@@ -163,7 +182,7 @@ impl EventLoop {
         Offered::Nobody
     }
 
-    fn offer(&mut self, key: usize, newest: usize) -> Result<(), ChannelError> {
+    pub(super) fn offer(&mut self, key: usize, newest: usize) -> Result<(), ChannelError> {
         let (pair, theirs) = Pair::new().map_err(|_| ChannelError::WouldBlock)?;
         let (registry, dials) = (self.poll.registry(), &self.dials);
         let Some(peer) = self.peers.get_mut(newest) else { return Err(ChannelError::WouldBlock) };
@@ -185,7 +204,7 @@ impl EventLoop {
                     Interest::READABLE,
                 )
                 .map_err(|_| ChannelError::WouldBlock)?;
-            peer.offer(&message, theirs.as_fd())?;
+            peer.offer(&message, Some(theirs.as_fd()))?;
             connection.course.ledger.begin(peer.tells_answers());
             connection.course.after = peer.age();
             let place = Place::Filterd { peer: newest, pair, leaving: None };
@@ -204,7 +223,13 @@ impl EventLoop {
     fn judge(&mut self, key: usize, now: Instant) {
         let peer = self.netstack.with(key, |connection| match &connection.course.place {
             Place::Filterd { peer, leaving: None, .. } => Some(*peer),
-            Place::Filterd { .. } | Place::Opening | Place::Held { .. } | Place::Emptying { .. } => None,
+            Place::Filterd { .. }
+            | Place::Opening
+            | Place::Held { .. }
+            | Place::Waiting { .. }
+            | Place::Asked { .. }
+            | Place::Ending { .. }
+            | Place::Emptying { .. } => None,
         });
         let Some(Some(peer)) = peer else { return };
         if !self.read_peer(peer, now) {
@@ -220,15 +245,36 @@ impl EventLoop {
     }
 }
 
-fn step(connection: &mut Connection<Course>, now: Instant) -> Step {
+fn step(connection: &mut Connection<Course>, now: Instant, idle: Duration) -> Step {
     let Course { place, ledger, .. } = &mut connection.course;
+    if let Place::Waiting { until } = *place {
+        let tcp = &mut connection.tcp;
+        match (tcp.has_bytes(), tcp.has_room_for(MAX_ANSWER)) {
+            (true, true) => return Step::Ask,
+            // until a client has taken most of the last answer it gets no other
+            (true, false) if until <= now => tcp.reset(),
+            (true, false) => {}
+            (false, _) if until <= now || tcp.client_finished() => {
+                tcp.finish();
+                *place = Place::Ending { until: now + idle };
+            }
+            (false, _) => {}
+        }
+        return Step::Done;
+    }
     if place.deadline().is_some_and(|until| until <= now) {
         connection.tcp.reset();
         return Step::Done;
     }
     match place {
         Place::Opening if connection.tcp.phase() == Phase::Open => Step::HandOver,
-        Place::Opening | Place::Held { .. } => Step::Done,
+        Place::Opening | Place::Held { .. } | Place::Waiting { .. } | Place::Asked { .. } => Step::Done,
+        Place::Ending { .. } => {
+            // nobody reads what it still sends
+            let waiting = connection.tcp.waiting_bytes();
+            connection.tcp.take_bytes(waiting, |_| ());
+            Step::Done
+        }
         Place::Emptying { pair, left, .. } => match empty(&mut connection.tcp, pair, left) {
             true => Step::HoldAgain,
             false => Step::Done,

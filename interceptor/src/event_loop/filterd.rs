@@ -98,6 +98,10 @@ impl EventLoop {
                 .unwrap_or(Ok(()))
                 .map_err(|_| PeerError::NotAnswered),
             FromFilterd::Reset { connection } => self.give_up(key, *connection),
+            FromFilterd::Answer { connection, closes, bytes } => {
+                self.take_answer(key, *connection, *closes, bytes, now)
+            }
+            FromFilterd::Open { connection } => self.open(key, *connection),
             FromFilterd::Leaving => {
                 if let Some(peer) = self.peers.get_mut(key).filter(|peer| !peer.is_leaving()) {
                     peer.leave(now);
@@ -155,7 +159,7 @@ impl EventLoop {
 
     /// Lets `f` see a connection that this filterd has, if it is still there: the client may have been quicker, or the
     /// end of its bytes.
-    fn of_peer<R>(
+    pub(super) fn of_peer<R>(
         &mut self,
         key: usize,
         id: u64,
@@ -164,18 +168,28 @@ impl EventLoop {
         let age = self.peers.get_mut(key).map(|peer| peer.age());
         let Some(found) = self.netstack.key_of(id) else { return Ok(None) };
         let seen = self.netstack.with(found, |connection| match &connection.course.place {
-            Place::Filterd { peer, .. } if *peer == key => Ok(Some(f(connection))),
-            Place::Held { .. } | Place::Emptying { .. } if Some(connection.course.after) == age => Ok(None),
-            Place::Filterd { .. } | Place::Opening | Place::Held { .. } | Place::Emptying { .. } => {
-                Err(PeerError::NotIts)
+            Place::Filterd { peer, .. } | Place::Asked { peer, .. } if *peer == key => {
+                Ok(Some(f(connection)))
             }
+            Place::Held { .. } | Place::Emptying { .. } | Place::Waiting { .. } | Place::Ending { .. }
+                if Some(connection.course.after) == age =>
+            {
+                Ok(None)
+            }
+            Place::Filterd { .. }
+            | Place::Opening
+            | Place::Held { .. }
+            | Place::Waiting { .. }
+            | Place::Asked { .. }
+            | Place::Ending { .. }
+            | Place::Emptying { .. } => Err(PeerError::NotIts),
         });
         self.netstack.touch(found);
         seen.unwrap_or(Ok(None)) // TCP panicked
     }
 
     /// The client of this filterd's connection sees a reset, also if it waits for the next one already.
-    fn give_up(&mut self, key: usize, id: u64) -> Result<(), PeerError> {
+    pub(super) fn give_up(&mut self, key: usize, id: u64) -> Result<(), PeerError> {
         if self.of_peer(key, id, |connection| connection.tcp.reset())?.is_none()
             && let Some(left) = self.netstack.key_of(id)
         {
@@ -192,7 +206,15 @@ impl EventLoop {
             Place::Filterd { leaving, .. } => {
                 leaving.get_or_insert(until);
             }
-            Place::Opening | Place::Held { .. } | Place::Emptying { .. } => {}
+            place @ Place::Asked { .. } => {
+                *place = Place::Ending { until };
+                connection.tcp.finish();
+            }
+            Place::Opening
+            | Place::Held { .. }
+            | Place::Waiting { .. }
+            | Place::Ending { .. }
+            | Place::Emptying { .. } => {}
         })
         .map(drop)
     }
@@ -242,7 +264,7 @@ impl EventLoop {
         }
     }
 
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         key: usize,
         message: &FromInterceptor,
@@ -327,6 +349,7 @@ impl EventLoop {
             let Some(Ok(Some(message))) = self.peers.get_mut(key).map(Peer::receive) else { return };
             let heard = match message {
                 FromFilterd::Answered { .. }
+                | FromFilterd::Answer { .. }
                 | FromFilterd::Close { .. }
                 | FromFilterd::Reset { .. }
                 | FromFilterd::Keep(_)
@@ -334,6 +357,7 @@ impl EventLoop {
                 FromFilterd::Hello(_)
                 | FromFilterd::Needs(_)
                 | FromFilterd::Mode(_)
+                | FromFilterd::Open { .. }
                 | FromFilterd::Dial { .. } => Ok(()),
             };
             if heard.is_err() {
@@ -369,6 +393,7 @@ impl EventLoop {
         for orphan in orphans {
             self.leave_behind(orphan, on_purpose, now);
         }
+        self.leave_asks(key, on_purpose, now);
         self.need_all_if_alone();
     }
 }

@@ -11,7 +11,7 @@ const LONGEST_HOLD: Duration = Duration::from_millis(800);
 /// Most requests are answered in a few milliseconds. Until then the next suspect waits.
 const TRIAL: Duration = Duration::from_millis(50);
 /// filterds that may die over the same request.
-const MOST_DEATHS: u32 = 1;
+pub(super) const MOST_DEATHS: u32 = 1;
 
 /// Established connections that wait for a filterd, by their numbers; some may be gone by now.
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl Held {
         Some(trial.until)
     }
 
-    fn end_trial(&mut self, id: u64) {
+    pub(super) fn end_trial(&mut self, id: u64) {
         if self.trial.as_ref().is_some_and(|trial| trial.id == id) {
             self.trial = None;
             self.look = true;
@@ -69,7 +69,7 @@ pub(super) enum Offered {
 }
 
 impl EventLoop {
-    /// A new connection waits.
+    /// A new connection waits, or one whose next bytes have come.
     pub(super) fn hold(&mut self, key: usize, now: Instant) {
         let full = self.held.new >= usize::try_from(self.limits.held_connections).unwrap_or(usize::MAX);
         let until = self.hold_until(now);
@@ -80,13 +80,25 @@ impl EventLoop {
             }
             Place::Opening => {
                 connection.course.place = Place::Held { until, new: true };
-                Some(connection.id)
+                Some((connection.id, true))
             }
-            Place::Held { .. } | Place::Filterd { .. } | Place::Emptying { .. } => None,
+            Place::Waiting { .. } => {
+                connection.course.place = Place::Held { until, new: false };
+                // whoever answered it before may have it again
+                connection.course.after = 0;
+                Some((connection.id, false))
+            }
+            Place::Held { .. }
+            | Place::Asked { .. }
+            | Place::Ending { .. }
+            | Place::Filterd { .. }
+            | Place::Emptying { .. } => None,
         });
-        if let Some(Some(id)) = held {
-            self.held.new += 1;
-            self.held.queue.push_back(id);
+        if let Some(Some((id, new))) = held {
+            self.held.new += usize::from(new);
+            let suspect =
+                self.netstack.of(id).is_some_and(|connection| connection.course.ledger.is_suspect());
+            if suspect { &mut self.held.suspects } else { &mut self.held.queue }.push_back(id);
         } else if full && let Some(more) = self.throttles.reset.pass(now) {
             tracing::warn!(
                 "a connection was reset: limits.held_connections wait for imds-filterd ({more} more such)"
@@ -99,13 +111,22 @@ impl EventLoop {
     }
 
     /// A connection waits whose filterd is gone, and all that this one wrote is on its way.
-    pub(super) fn hold_again(&mut self, key: usize) {
+    pub(super) fn hold_again(&mut self, key: usize, now: Instant) {
+        let until = self.hold_until(now);
         let held = self.netstack.with(key, |connection| match connection.course.place {
             Place::Emptying { until, .. } => {
                 connection.course.place = Place::Held { until, new: false };
                 Some((connection.id, connection.course.ledger.is_suspect()))
             }
-            Place::Opening | Place::Held { .. } | Place::Filterd { .. } => None,
+            Place::Asked { .. } => {
+                connection.course.place = Place::Held { until, new: false };
+                Some((connection.id, connection.course.ledger.is_suspect()))
+            }
+            Place::Opening
+            | Place::Held { .. }
+            | Place::Waiting { .. }
+            | Place::Ending { .. }
+            | Place::Filterd { .. } => None,
         });
         match held.flatten() {
             Some((id, true)) => self.held.suspects.push_back(id),
@@ -220,7 +241,7 @@ impl EventLoop {
     }
 
     /// Two filterds ended when they had this user's request. His others wait until everybody else's are through.
-    fn distrust(&mut self, uid: Option<u32>, now: Instant) {
+    pub(super) fn distrust(&mut self, uid: Option<u32>, now: Instant) {
         if let Some(more) = self.throttles.deadly.pass(now) {
             let whose = uid.map_or("nobody known".into(), |uid| format!("uid {uid}"));
             tracing::error!(
@@ -247,7 +268,12 @@ impl EventLoop {
                         );
                     }
                 }
-                Place::Opening | Place::Filterd { .. } | Place::Emptying { .. } => {}
+                Place::Opening
+                | Place::Waiting { .. }
+                | Place::Asked { .. }
+                | Place::Ending { .. }
+                | Place::Filterd { .. }
+                | Place::Emptying { .. } => {}
             }
         }
         let most = 2 * self.netstack.len() + 64;

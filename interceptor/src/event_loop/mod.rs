@@ -1,6 +1,7 @@
 //! The one thread: waits for packets, filterd, dials, changes of the network and time, and lets each be dealt with.
 //! Must not decide who may connect, and must never open capture: whatever ends it, capture stays closed.
 
+mod asks;
 mod connections;
 mod filterd;
 mod hold;

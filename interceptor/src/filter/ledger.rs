@@ -75,6 +75,12 @@ impl Ledger {
         self.given = self.given.saturating_add(count).min(self.kept.len());
     }
 
+    /// Whether nothing of an earlier filterd's waits to be given again.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.unkept == 0
+    }
+
     /// It took these from the client, behind all that is kept.
     pub fn keep(&mut self, bytes: &[u8]) {
         if !self.told || self.unkept > 0 || self.kept.len() + bytes.len() > MOST_KEPT {
@@ -156,6 +162,17 @@ impl Ledger {
             (true, false, true) => Left::Resumable,
             (true, false, false) | (false, ..) => Left::Begun,
         }
+    }
+
+    /// A filterd answered what it was asked in a message.
+    pub fn answered_whole(&mut self) {
+        self.deaths = 0;
+    }
+
+    /// Notes that a filterd died over what it was asked in a message. Returns as [`Self::died`].
+    pub fn died_over_ask(&mut self) -> u32 {
+        self.deaths += 1;
+        self.deaths
     }
 
     /// Notes that a filterd died over this. Returns how many have since the last whole answer, those alone that were

@@ -30,7 +30,13 @@ pub enum Place {
     Opening,
     /// Waiting for a filterd that takes it. `new`: no filterd ever had it.
     Held { until: Instant, new: bool },
-    /// With a filterd.
+    /// With none: its next bytes are an ask of the newest filterd, if they come in time.
+    Waiting { until: Instant },
+    /// Its first `bytes`, which TCP keeps, are an ask that this filterd has not answered.
+    Asked { peer: usize, bytes: usize },
+    /// Its last answer, and its end, are on their way.
+    Ending { until: Instant },
+    /// With a filterd, by a socket of its own.
     Filterd { peer: usize, pair: Pair, leaving: Option<Instant> },
     /// Its filterd left it, and so many bytes of that one's last answer wait for the client to make room.
     Emptying { pair: Pair, left: u64, until: Instant },
@@ -41,8 +47,11 @@ impl Place {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Opening => None,
-            Self::Held { until, .. } | Self::Emptying { until, .. } => Some(*until),
+            Self::Opening | Self::Asked { .. } => None,
+            Self::Held { until, .. }
+            | Self::Emptying { until, .. }
+            | Self::Waiting { until }
+            | Self::Ending { until } => Some(*until),
             Self::Filterd { leaving, .. } => *leaving,
         }
     }

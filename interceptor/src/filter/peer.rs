@@ -20,9 +20,6 @@ const MAX_PEERS: usize = 8;
 /// Answers that a filterd has not read. Dials in flight are bounded, so only one that asks and never reads gets here.
 const MAX_UNREAD: usize = 2 * crate::upstream::MAX_DIALS_OF_PEER;
 
-/// Bytes for the longest answer, so that what is kept is not left behind where a vector grew.
-const ROOM: usize = imds_ipc::MAX_BLOB + 16;
-
 /// Why a peer was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerError {
@@ -110,6 +107,12 @@ impl Peer {
         self.minor >= 1
     }
 
+    /// Whether it takes requests, and gives small answers, in messages.
+    #[must_use]
+    pub fn speaks_in_messages(&self) -> bool {
+        self.minor >= 2
+    }
+
     #[must_use]
     pub fn age(&self) -> u64 {
         self.age
@@ -156,9 +159,10 @@ impl Peer {
             Err(ChannelError::WouldBlock) => return Ok(None),
             Err(error) => return Err(PeerError::Channel(error)),
         };
+        let length = bytes.len();
         let message = FromFilterd::decode(bytes).map_err(PeerError::Decode)?;
-        if matches!(message, FromFilterd::Keep(_)) {
-            buffer.zeroize();
+        if matches!(message, FromFilterd::Keep(_) | FromFilterd::Answer { .. }) {
+            buffer.get_mut(..length).into_iter().for_each(Zeroize::zeroize);
         }
         match (&message, self.stage) {
             (FromFilterd::Hello(hello), Stage::Came) => {
@@ -177,6 +181,8 @@ impl Peer {
                 | FromFilterd::Close { .. }
                 | FromFilterd::Answered { .. }
                 | FromFilterd::Reset { .. }
+                | FromFilterd::Answer { .. }
+                | FromFilterd::Open { .. }
                 | FromFilterd::Keep(_)
                 | FromFilterd::Leaving,
                 Stage::Greeted | Stage::Serving | Stage::Leaving,
@@ -199,22 +205,23 @@ impl Peer {
         }
     }
 
-    /// Gives it a connection, now or not at all.
+    /// Gives it a connection, or asks it, now or not at all.
     ///
     /// # Errors
     /// [`ChannelError::WouldBlock`] when it has not read what went before.
     pub fn offer(
         &mut self,
         message: &FromInterceptor,
-        descriptor: BorrowedFd<'_>,
+        descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<(), ChannelError> {
         // nobody's connection is for a filterd that knows of such
         if !self.unread.is_empty() || message.since() > self.minor {
             return Err(ChannelError::WouldBlock);
         }
-        let mut bytes = Vec::new();
+        // room for all of it: what a vector grew out of would not be wiped
+        let mut bytes = Zeroizing::new(Vec::with_capacity(message.longest()));
         message.encode(&mut bytes);
-        let sent = channel::send(&self.socket, &bytes, Some(descriptor));
+        let sent = channel::send(&self.socket, &bytes, descriptor);
         self.refused_one |= sent == Err(ChannelError::WouldBlock);
         sent
     }
@@ -228,7 +235,7 @@ impl Peer {
         message: &FromInterceptor,
         descriptor: Option<OwnedFd>,
     ) -> Result<(), PeerError> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(ROOM));
+        let mut bytes = Zeroizing::new(Vec::with_capacity(message.longest()));
         message.encode(&mut bytes);
         self.unread.push_back((bytes, descriptor));
         self.flush()
@@ -467,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_the_previous_minor_is_not_told_what_it_does_not_know_and_may_not_say_it() {
+    fn one_of_a_previous_minor_is_not_told_what_it_does_not_know_and_may_not_say_it() {
         let mut peers = Peers::default();
         let previous = Hello { minor: 0, oldest_minor: 0 };
         let (key, socket) = join(&mut peers);
@@ -480,6 +487,12 @@ mod tests {
         assert_eq!(hear(&socket), None);
         assert_eq!(peers.next_deadline(), None);
         say(&socket, &FromFilterd::Leaving);
+        assert_eq!(receive(&mut peers, key), Err(PeerError::Decode(DecodeError::Kind)));
+        // and one of 1.1 is asked nothing in messages, nor may it answer so
+        let (key, socket) = join(&mut peers);
+        serve(&mut peers, key, &socket, Hello::PREVIOUS);
+        assert!(!peers.get_mut(key).unwrap().speaks_in_messages());
+        say(&socket, &FromFilterd::Open { connection: 1 });
         assert_eq!(receive(&mut peers, key), Err(PeerError::Decode(DecodeError::Kind)));
     }
 
@@ -494,7 +507,7 @@ mod tests {
             peer.answer(&answer, None).unwrap();
             answers += 1;
         }
-        assert_eq!(peer.offer(&answer, socket.as_fd()), Err(ChannelError::WouldBlock));
+        assert_eq!(peer.offer(&answer, Some(socket.as_fd())), Err(ChannelError::WouldBlock));
         let error = (0..=MAX_UNREAD).find_map(|_| peer.answer(&answer, None).err());
         assert_eq!(error, Some(PeerError::NotReading));
         // and one that reads on gets all of them

@@ -90,6 +90,12 @@ impl Admission {
         Ok(())
     }
 
+    /// How many `uid` has.
+    pub(super) fn of(&self, uid: impl Into<Option<u32>>) -> u32 {
+        let total = self.of_uid.get(&uid.into()).map_or(0, |count| count.total);
+        u32::try_from(total).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn established(&mut self, uid: impl Into<Option<u32>>) {
         let uid = uid.into();
         self.all.half_open = self.all.half_open.saturating_sub(1);

@@ -163,6 +163,63 @@ impl Endpoint {
         socket.can_send() && socket.send_queue() < socket.send_capacity()
     }
 
+    /// How many bytes of the client's wait.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.tcp().recv_queue()
+    }
+
+    /// Copies bytes of the client's that wait, and leaves them where they are. Returns how many.
+    pub fn look_at_bytes(&mut self, room: &mut [u8]) -> usize {
+        self.tcp_mut().peek_slice(room).unwrap_or(0)
+    }
+
+    /// Takes so many bytes of the client's, piece by piece.
+    pub fn take_bytes(&mut self, count: usize, mut f: impl FnMut(&[u8])) {
+        let mut left = count;
+        while left > 0 {
+            let taken = self.take(|bytes| {
+                let bytes = bytes.get(..left).unwrap_or(bytes);
+                f(bytes);
+                (bytes.len(), bytes.len())
+            });
+            match taken {
+                Some(taken) if taken > 0 => left -= taken,
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    /// Whether so many bytes to the client find room at once.
+    #[must_use]
+    pub fn has_room_for(&self, count: usize) -> bool {
+        let socket = self.tcp();
+        socket.can_send() && socket.send_capacity() - socket.send_queue() >= count
+    }
+
+    /// Puts all of these, for which there is room. Whether it did.
+    pub fn put_all(&mut self, mut bytes: &[u8]) -> bool {
+        if !self.has_room_for(bytes.len()) {
+            return false;
+        }
+        // twice where the room lies in two pieces
+        while !bytes.is_empty() {
+            let put = self.put(|room| {
+                let count = room.len().min(bytes.len());
+                let (now, _) = bytes.split_at(count);
+                if let Some(room) = room.get_mut(..count) {
+                    room.copy_from_slice(now);
+                }
+                (count, count)
+            });
+            match put {
+                Some(put) if put > 0 => bytes = bytes.get(put..).unwrap_or(&[]),
+                Some(_) | None => return false,
+            }
+        }
+        true
+    }
+
     /// Offers bytes of the client, as many as lie together; `f` says how many it took.
     pub fn take<R>(&mut self, f: impl FnOnce(&[u8]) -> (usize, R)) -> Option<R> {
         self.tcp_mut()

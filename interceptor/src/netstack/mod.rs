@@ -45,6 +45,8 @@ pub struct Connection<T> {
     pub cookie: u64,
     pub tcp: Endpoint,
     pub course: T,
+    /// As how manieth of its uid's connections it was let in, those counted that were still there.
+    pub place: u32,
     /// The sequence number of its SYN tells a repeated SYN from that of a new socket.
     initial_sequence: u32,
     counted_half_open: bool,
@@ -233,6 +235,7 @@ impl<T: Default> Netstack<T> {
             cookie,
             tcp,
             course: T::default(),
+            place: self.admission.of(uid),
             initial_sequence: segment.sequence,
             counted_half_open: true,
             armed: None,

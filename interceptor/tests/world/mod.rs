@@ -209,13 +209,59 @@ pub(crate) struct Given {
     pub(crate) stream: UnixStream,
 }
 
+/// What filterd is asked in a message.
+pub(crate) struct Asked {
+    pub(crate) id: u64,
+    pub(crate) uid: u32,
+    pub(crate) client: SocketAddr,
+    pub(crate) place: u32,
+    pub(crate) bytes: String,
+}
+
 /// filterd as far as interceptor sees it.
 pub(crate) struct Filterd(pub(crate) OwnedFd);
 
 impl Filterd {
-    /// Comes in as the filter's user and says hello.
+    /// Comes in as the filter's user and says hello, as one of the previous minor: that one has every connection by a
+    /// socket of its own.
     pub(crate) fn attach() -> Self {
+        Self::attach_saying(Hello::PREVIOUS)
+    }
+
+    /// As today's, which is asked in messages.
+    pub(crate) fn attach_asked() -> Self {
         Self::attach_saying(Hello::OURS)
+    }
+
+    /// What comes next is an ask: which connection, its client, its place, and the bytes.
+    pub(crate) fn asked(&self) -> Asked {
+        match self.receive() {
+            (FromInterceptor::Asked { id, subject, client, place, bytes, .. }, None) => {
+                let bytes = String::from_utf8(bytes.bytes().to_vec()).unwrap();
+                Asked { id, uid: subject.unwrap().uid, client, place, bytes }
+            }
+            other => panic!("no ask: {other:?}"),
+        }
+    }
+
+    /// Answers an ask in a message.
+    pub(crate) fn answer(&self, id: u64, bytes: &str, closes: bool) {
+        let bytes = imds_ipc::Piece::of(bytes.as_bytes());
+        self.say(&FromFilterd::Answer { connection: id, closes, bytes });
+    }
+
+    /// Has it opened.
+    pub(crate) fn open(&self, id: u64) -> UnixStream {
+        self.say(&FromFilterd::Open { connection: id });
+        match self.receive() {
+            (FromInterceptor::Opened { id: opened }, Some(stream)) if opened == id => {
+                let stream = UnixStream::from(stream);
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                stream
+            }
+            other => panic!("not opened: {other:?}"),
+        }
     }
 
     pub(crate) fn attach_saying(hello: Hello) -> Self {

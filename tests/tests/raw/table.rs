@@ -28,7 +28,10 @@ impl Outcome {
         if first.starts_with(b"PUT ") {
             bytes.extend(b"Content-Length: 0\r\n");
         }
-        bytes.extend(b"Connection: close\r\n\r\n");
+        if first.starts_with(b"HEAD ") {
+            bytes.extend(b"Connection: close\r\n");
+        }
+        bytes.extend(b"\r\n");
         Some(bytes)
     }
 }
