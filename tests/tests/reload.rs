@@ -153,6 +153,9 @@ fn the_watcher_of_names_has_no_privileges_and_ends_with_filterd() {
         sed 's/^/status /' "/proc/$watcher/status"
         stat -c 'memory %u' "/proc/$watcher/mem"
         readlink "/proc/$watcher/ns/net"; readlink /proc/self/ns/net
+        ids=$(awk '/^Uid:/ { u = $3 } /^Gid:/ { print u, $3 }' "/proc/$watcher/status")
+        setpriv --reuid "${ids% *}" --regid "${ids#* }" --clear-groups /usr/bin/python3 -c \
+            'import socket; print("door", socket.socket(1, 5).connect_ex("/run/imds-filterd/filter.sock"))'
         imds-lab kill filterd
         for try in $(seq 200); do [ -e "/proc/$watcher" ] || exit 0; sleep 0.02; done
         exit 1"#,
@@ -161,13 +164,14 @@ fn the_watcher_of_names_has_no_privileges_and_ends_with_filterd() {
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for wanted in [
         "status Uid: 991 991 991 991",
-        "status Gid: 992 992 992 992",
+        "status Gid: 65534 65534 65534 65534",
         "status Groups:",
         "status CapPrm: 0000000000000000",
         "status CapBnd: 0000000000000000",
         "status NoNewPrivs: 1",
         "status Seccomp: 2",
         "memory 0",
+        "door 13",
     ] {
         assert!(lines.iter().any(|line| line == wanted), "{text} lacks {wanted}");
     }

@@ -5,11 +5,14 @@ use super::sys::Changes;
 use crate::sandbox::{self, SandboxError};
 use imds_ipc::control::{Ask, Reply, Shown, rest_of};
 use imds_rules::{GroupName, Members, Names};
-use imds_settings::{AccountError, Accounts};
+use imds_settings::{AccountError, Accounts, User};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+
+/// What the kernel shows for a group that it cannot name: no file is given to it.
+const NO_GROUP: u32 = 65_534;
 
 /// Why it ended.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ struct Told {
 pub fn watch(name: &str) -> Result<(), WatchError> {
     let filterd = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let user = sandbox::user(&Accounts::open(), name).map_err(WatchError::Sandbox)?;
+    // interceptor's door is open to the filter's group, and this is no filterd, whatever a name service may make of it
+    let user = User { gid: NO_GROUP, ..user };
     // what is missing is missing in filterd too, which says so
     sandbox::enter(name, &user).map_err(WatchError::Sandbox)?;
     sandbox::lock_watcher();
