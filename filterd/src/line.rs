@@ -27,6 +27,15 @@ impl Line {
         Self { stream: Rc::new(stream), heard: Rc::default() }
     }
 
+    /// Until a socket that is being connected is, or cannot be.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(crate) async fn connected(&self) -> io::Result<()> {
+        self.stream.writable().await?;
+        self.stream.take_error()?.map_or(Ok(()), Err)
+    }
+
     /// How many bytes have come.
     pub(crate) fn heard(&self) -> u64 {
         self.heard.get()
