@@ -145,7 +145,14 @@ impl fmt::Debug for Given {
     }
 }
 
-type DialResult = Result<OwnedFd, DialFailure>;
+type DialResult = Result<Dialled, DialFailure>;
+
+/// An upstream socket.
+pub(crate) enum Dialled {
+    Connected(OwnedFd),
+    /// Not yet: that is to be waited for, and may fail.
+    Connecting(OwnedFd),
+}
 
 pub struct Channel {
     /// Only ever waited for through this type, which has no word for SOCK_SEQPACKET; `imds_ipc` sends and receives.
@@ -272,6 +279,7 @@ impl Channel {
                 | FromInterceptor::Opened { .. }
                 | FromInterceptor::Gone { .. }
                 | FromInterceptor::Dialled { .. }
+                | FromInterceptor::Dialling { .. }
                 | FromInterceptor::DialFailed { .. }
                 | FromInterceptor::Drain,
                 _,
@@ -291,6 +299,7 @@ impl Channel {
                 | FromInterceptor::Opened { .. }
                 | FromInterceptor::Gone { .. }
                 | FromInterceptor::Dialled { .. }
+                | FromInterceptor::Dialling { .. }
                 | FromInterceptor::DialFailed { .. }
                 | FromInterceptor::Drain,
                 _,
@@ -319,7 +328,12 @@ impl Channel {
                 }
                 (FromInterceptor::Opened { id }, Some(stream)) => self.opened(id, Some(stream))?,
                 (FromInterceptor::Gone { id }, None) => self.opened(id, None)?,
-                (FromInterceptor::Dialled { dial }, Some(stream)) => self.settle(dial, Ok(stream))?,
+                (FromInterceptor::Dialled { dial }, Some(stream)) => {
+                    self.settle(dial, Ok(Dialled::Connected(stream)))?;
+                }
+                (FromInterceptor::Dialling { dial }, Some(stream)) => {
+                    self.settle(dial, Ok(Dialled::Connecting(stream)))?;
+                }
                 (FromInterceptor::DialFailed { dial, why }, None) => self.settle(dial, Err(why))?,
                 (FromInterceptor::Drain, None) if self.replays() => self.dismissed.notify_one(),
                 (FromInterceptor::Kept(blob), None) if self.kept_is_due.replace(false) => {
@@ -340,6 +354,7 @@ impl Channel {
                     | FromInterceptor::Opened { .. }
                     | FromInterceptor::Gone { .. }
                     | FromInterceptor::Dialled { .. }
+                    | FromInterceptor::Dialling { .. }
                     | FromInterceptor::DialFailed { .. },
                     _,
                 ) => return Err(ChannelEnd::Descriptor),
@@ -477,7 +492,7 @@ impl Channel {
     ///
     /// # Errors
     /// When it cannot be had within `patience`.
-    pub(crate) async fn dial(&self, upstream: u16, patience: Duration) -> Result<OwnedFd, DialError> {
+    pub(crate) async fn dial(&self, upstream: u16, patience: Duration) -> Result<Dialled, DialError> {
         let dial = self.next_dial.get();
         self.next_dial.set(dial.wrapping_add(1)); // 2^64 dials are never asked for
         let (answer, waiting) = oneshot::channel();

@@ -3,6 +3,7 @@
 
 use crate::answer::Refused;
 use crate::as_service::{self, TTL};
+use crate::channel::{DialError, Dialled};
 use crate::filter::{Client, Filter};
 use crate::forward::{Answer, ForwardError, Upstream, forward, forward_with};
 use crate::sys::seconds_since_boot;
@@ -121,6 +122,14 @@ async fn dial(filter: &Filter, client: &Client) -> Result<Upstream, Refused> {
 async fn reach(filter: &Filter, client: &Client) -> Result<Upstream, OwnError> {
     let service = &client.service;
     let patience = filter.settings.dial() + DIAL_SLACK;
-    let stream = filter.interceptor.dial(service.upstream, patience).await?;
-    Ok(Upstream::new(stream, service.host.clone())?.returning_to(&filter.stock, service.upstream))
+    let dialled = filter.interceptor.dial(service.upstream, patience).await?;
+    let upstream = |stream| Upstream::new(stream, service.host.clone());
+    let upstream = match dialled {
+        Dialled::Connected(stream) => upstream(stream)?,
+        Dialled::Connecting(stream) => {
+            let connected = upstream(stream)?.connected(filter.settings.dial()).await;
+            connected.map_err(DialError::Failed)?
+        }
+    };
+    Ok(upstream.returning_to(&filter.stock, service.upstream))
 }

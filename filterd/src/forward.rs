@@ -9,10 +9,12 @@ use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use imds_ipc::DialFailure;
 use imds_rules::{Permit, Secret, TOKEN_HEADER};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -93,8 +95,30 @@ impl Upstream {
         Self { home: Some((Rc::clone(stock), upstream)), ..self }
     }
 
+    /// Until it is connected.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub(crate) async fn connected(self, patience: Duration) -> Result<Self, DialFailure> {
+        if let Way::Fresh(line) = &self.way {
+            let connected = timeout(patience, line.connected()).await;
+            connected.map_err(|_| DialFailure::TimedOut)?.map_err(|error| failure(error.kind()))?;
+        }
+        Ok(self)
+    }
+
     pub(crate) fn host(&self) -> HeaderValue {
         self.host.clone()
+    }
+}
+
+/// As interceptor says it, where it waits itself.
+fn failure(kind: io::ErrorKind) -> DialFailure {
+    match kind {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialFailure::Refused,
+        io::ErrorKind::TimedOut => DialFailure::TimedOut,
+        // no route, no permission
+        _ => DialFailure::Unreachable,
     }
 }
 

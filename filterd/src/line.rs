@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Offered to one read: what a small answer has, and a fair piece of a large one.
@@ -25,6 +25,15 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn new(stream: TcpStream) -> Self {
         Self { stream: Rc::new(stream), heard: Rc::default() }
+    }
+
+    /// Until a socket that is being connected is, or cannot be.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(crate) async fn connected(&self) -> io::Result<()> {
+        self.stream.writable().await?;
+        self.stream.take_error()?.map_or(Ok(()), Err)
     }
 
     /// How many bytes have come.
@@ -53,6 +62,12 @@ impl AsyncRead for Line {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(count) => {
+                    if count < room {
+                        // a short read emptied it, and what comes later is an event of its own: no read to be told so
+                        let _ = self
+                            .stream
+                            .try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                    }
                     buffer.advance(count);
                     let count = u64::try_from(count).unwrap_or(u64::MAX);
                     self.heard.set(self.heard.get().saturating_add(count));

@@ -21,6 +21,8 @@ pub(crate) const MAX_DIALS_OF_PEER: usize = 512;
 #[derive(Debug)]
 pub enum Dialled {
     Connected(OwnedFd),
+    /// It is being connected, and who asked sees how that ends.
+    Connecting(OwnedFd),
     Failed(DialFailure),
     /// Under way; the key is good for [`Dials::ready`].
     Waiting(usize),
@@ -68,8 +70,15 @@ impl Dials {
         self.upstreams.iter().position(|upstream| *upstream == service)?.try_into().ok()
     }
 
-    /// Asks for a connection, for a peer that has `of_peer` asks under way.
-    pub fn dial(&mut self, peer: usize, of_peer: usize, dial: u64, upstream: u16, now: Instant) -> Dialled {
+    /// Asks for a connection, for a peer that has `of_peer` asks under way. `waits`: it can wait for the connection itself;
+    /// then it does, unless the system needs the socket with us as long.
+    pub fn dial(
+        &mut self,
+        (peer, of_peer, waits): (usize, usize, bool),
+        dial: u64,
+        upstream: u16,
+        now: Instant,
+    ) -> Dialled {
         let Some(address) = self.upstreams.get(usize::from(upstream)).copied() else {
             return Dialled::Failed(DialFailure::UnknownUpstream);
         };
@@ -82,6 +91,7 @@ impl Dials {
                 self.outward.connected(way);
                 Dialled::Connected(socket)
             }
+            Ok((socket, _, false)) if waits && Outward::LETS_GO => Dialled::Connecting(socket),
             Ok((socket, way, false)) => {
                 self.serial += 1;
                 let key = self.waiting.insert(Dialling { socket, way, peer, dial, serial: self.serial });

@@ -232,6 +232,27 @@ fn an_idle_connection_is_ended_in_time_and_an_end_that_is_meant_comes_at_once() 
 }
 
 #[test]
+fn an_upstream_socket_goes_to_filterd_while_it_is_being_connected() {
+    privately("an_upstream_socket_goes_to_filterd_while_it_is_being_connected", || {
+        let _world = World::start();
+        let filterd = Filterd::attach_asked();
+        sh("ip -n cloud route add blackhole 10.0.0.10/32; ip -n cloud route flush cache");
+        filterd.say(&FromFilterd::Dial { dial: 5, upstream: 0 });
+        let (message, socket) = filterd.receive();
+        assert_eq!(message, FromInterceptor::Dialling { dial: 5 });
+        let socket = TcpStream::from(socket.unwrap());
+        assert_eq!(socket.peer_addr().unwrap_err().kind(), ErrorKind::NotConnected);
+        assert!(!wait_for_room(&socket, Duration::from_millis(50)), "nobody can answer it");
+        sh("ip -n cloud route del blackhole 10.0.0.10/32; ip -n cloud route flush cache");
+        // nobody listens: its SYN is sent again and refused
+        assert!(wait_for_room(&socket, Duration::from_secs(5)));
+        assert_eq!(socket.take_error().unwrap().unwrap().kind(), ErrorKind::ConnectionRefused);
+        filterd.say(&FromFilterd::Dial { dial: 6, upstream: 9 });
+        assert!(matches!(filterd.receive().0, FromInterceptor::DialFailed { dial: 6, .. }));
+    });
+}
+
+#[test]
 fn a_filterd_that_answers_what_it_was_not_asked_is_dropped_and_its_asks_are_the_next_ones() {
     privately(
         "a_filterd_that_answers_what_it_was_not_asked_is_dropped_and_its_asks_are_the_next_ones",

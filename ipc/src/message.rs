@@ -98,6 +98,11 @@ pub enum FromInterceptor {
     Dialled {
         dial: u64,
     },
+    /// The one descriptor that comes with this message is an upstream socket that is being connected: how that ends, and
+    /// within what time, is filterd's to see. Since minor 2.
+    Dialling {
+        dial: u64,
+    },
     DialFailed {
         dial: u64,
         why: DialFailure,
@@ -163,7 +168,9 @@ impl FromInterceptor {
     #[must_use]
     pub fn carries_descriptor(&self) -> bool {
         match self {
-            Self::Connection { .. } | Self::Opened { .. } | Self::Dialled { .. } => true,
+            Self::Connection { .. } | Self::Opened { .. } | Self::Dialled { .. } | Self::Dialling { .. } => {
+                true
+            }
             Self::Hello(_)
             | Self::Identity(_)
             | Self::Kept(_)
@@ -178,7 +185,7 @@ impl FromInterceptor {
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
-            Self::Asked { .. } | Self::Opened { .. } | Self::Gone { .. } => 2,
+            Self::Asked { .. } | Self::Opened { .. } | Self::Gone { .. } | Self::Dialling { .. } => 2,
             Self::Kept(_) | Self::Drain | Self::Connection { subject: Err(_), .. } => 1,
             Self::Hello(_)
             | Self::Identity(_)
@@ -202,6 +209,7 @@ impl FromInterceptor {
                 | Self::Opened { .. }
                 | Self::Gone { .. }
                 | Self::Dialled { .. }
+                | Self::Dialling { .. }
                 | Self::DialFailed { .. }
                 | Self::Drain => 0,
             }
@@ -264,6 +272,10 @@ impl FromInterceptor {
                 w.kind(kind::DIALLED);
                 w.u64(*dial);
             }
+            Self::Dialling { dial } => {
+                w.kind(kind::DIALLING);
+                w.u64(*dial);
+            }
             Self::DialFailed { dial, why } => {
                 w.kind(kind::DIAL_FAILED);
                 w.u64(*dial);
@@ -317,6 +329,7 @@ impl FromInterceptor {
             kind::OPENED => Self::Opened { id: r.u64()? },
             kind::GONE => Self::Gone { id: r.u64()? },
             kind::DIALLED => Self::Dialled { dial: r.u64()? },
+            kind::DIALLING => Self::Dialling { dial: r.u64()? },
             kind::DIAL_FAILED => Self::DialFailed {
                 dial: r.u64()?,
                 why: match r.u8()? {
@@ -509,6 +522,7 @@ mod tests {
             asked(Err(Unattributed::new("no local socket")), MAX_ASKED),
             FromInterceptor::Opened { id: 5 },
             FromInterceptor::Gone { id: 6 },
+            FromInterceptor::Dialling { dial: 7 },
             FromInterceptor::Drain,
             FromInterceptor::Kept(blob(0)),
             FromInterceptor::Kept(blob(MAX_BLOB)),
@@ -698,6 +712,8 @@ mod tests {
         assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 10, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         FromInterceptor::Gone { id: 1 }.encode(&mut bytes);
         assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 11, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        FromInterceptor::Dialling { dial: 1 }.encode(&mut bytes);
+        assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 12, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         FromInterceptor::Asked {
             id: 1,
             subject: Ok(Subject::of_uid(2)),
@@ -718,7 +734,7 @@ mod tests {
         let added = samples_from_filterd().into_iter().filter(|message| message.since() == 2).count();
         assert_eq!(added, 3);
         let added = samples_from_interceptor().into_iter().filter(|message| message.since() == 2).count();
-        assert_eq!(added, 4);
+        assert_eq!(added, 5);
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(crate) mod kind {
     pub(crate) const ASKED: u16 = 9;
     pub(crate) const OPENED: u16 = 10;
     pub(crate) const GONE: u16 = 11;
+    pub(crate) const DIALLING: u16 = 12;
     pub(crate) const DIAL: u16 = 16;
     pub(crate) const CLOSE: u16 = 17;
     pub(crate) const NEEDS: u16 = 18;

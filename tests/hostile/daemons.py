@@ -40,11 +40,6 @@ def wait_for(wanted):
         time.sleep(LOOK_EVERY)
 
 
-def more(count):
-    """Descriptors with so many connections open and nothing under way; call before the first."""
-    return {name: number + count for name, number in descriptors().items()}
-
-
 def expect_no_growth(before, after):
     expect_at_most(SLACK_KIB, {name: after[name] - before[name] for name in PIDS}, [before, after])
 

@@ -221,7 +221,11 @@ impl EventLoop {
 
     fn dial(&mut self, key: usize, dial: u64, upstream: u16, now: Instant) -> Result<(), PeerError> {
         let Some(peer) = self.peers.get_mut(key) else { return Ok(()) };
-        match self.dials.dial(key, peer.dials, dial, upstream, now) {
+        let by = (key, peer.dials, peer.speaks_in_messages());
+        match self.dials.dial(by, dial, upstream, now) {
+            Dialled::Connecting(socket) => {
+                self.answer(key, &FromInterceptor::Dialling { dial }, Some(socket))
+            }
             Dialled::Connected(socket) => self.answer(key, &FromInterceptor::Dialled { dial }, Some(socket)),
             Dialled::Failed(why) => self.answer(key, &FromInterceptor::DialFailed { dial, why }, None),
             Dialled::Waiting(waiting) => {

@@ -11,7 +11,8 @@
 //!   `read(..)`: whether that was all, `parts()`; `KeptPrograms::take(find)`: who made a socket and who connects it
 //! - `Outward::new(settings)`, `socket(address)`: a TCP socket, not blocking, whose packets get past our own tun; then
 //!   `dialled(socket, address)`, and `connected(way)` or, before it is closed, `forget(way)`; `carries(packet)`: whether
-//!   a packet from the tun is such a socket's, and is on its way now
+//!   a packet from the tun is such a socket's, and is on its way now; `LETS_GO`: whether the socket may be another's
+//!   before it is connected
 //! - `peer_uid(socket)`: who is at the other end of a unix socket
 //! - `Signals::take()`, `ends_us()`: the signals that end the program, as a descriptor
 //! - `may_capture()`: whether this process has the privilege that capture needs

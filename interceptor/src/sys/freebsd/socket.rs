@@ -58,6 +58,9 @@ pub(crate) struct Outward {
 pub(crate) struct Way(FourTuple);
 
 impl Outward {
+    /// While it connects we must be able to ask whose SYN that is.
+    pub(crate) const LETS_GO: bool = false;
+
     pub(crate) fn new(settings: &Settings) -> Self {
         let services: Vec<_> = settings.upstreams().collect();
         let mut outward = Self {

@@ -19,6 +19,9 @@ pub(crate) struct Outward {
 pub(crate) struct Way;
 
 impl Outward {
+    /// The mark goes with it.
+    pub(crate) const LETS_GO: bool = true;
+
     pub(crate) fn new(settings: &Settings) -> Self {
         Self { mark: settings.capture.mark }
     }
