@@ -6,7 +6,8 @@
 #   make test       every test; as root; installs what it needs
 #   make fuzz       every fuzz target for FUZZ_SECONDS=60, as many at once as there are processors
 #   make freebsd    lints and links everything for FreeBSD, from Linux; tests/freebsd/run.sh then runs it there
-#   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5
+#   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5;
+#                   BENCH=PARTS measures parts alone: rows,ladder,limits,open,rules,processes,traffic,idle
 #   make deb        a Debian package, into target/deb
 #   make soak       as root: filterd killed, restarted and reloaded a hundred times each under load, interceptor restarted
 #   make install    into $(DESTDIR)$(PREFIX), as OS=$(uname -s) wants it; `make uninstall` takes it away again
@@ -36,6 +37,7 @@ INSTALL ?= install
 RELEASE ?= target/release
 FUZZ_SECONDS ?= 60
 BENCH_ROUNDS ?= 5
+BENCH ?=
 
 DAEMONS = imds-interceptor imds-filterd
 TOOLS = imdsctl imds-mock
@@ -79,7 +81,7 @@ freebsd: deps
 bench: deps
 	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imds-tests --bins
 	nginx=$$(sh tests/bench/nginx.sh "$$(pwd)/target/nginx") && \
-		$(RELEASE)/imds-bench --rounds $(BENCH_ROUNDS) --nginx "$$nginx"
+		$(RELEASE)/imds-bench --rounds $(BENCH_ROUNDS) --nginx "$$nginx" $(BENCH:%=--only %)
 
 deb: build
 	sh packaging/deb/build.sh $(RELEASE) target/deb

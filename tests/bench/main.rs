@@ -3,20 +3,31 @@
 
 #![forbid(unsafe_code)]
 
+mod changed;
 mod crowd;
 mod http;
+mod idle;
 mod load;
+mod markdown;
+mod part;
+mod plot;
+mod plots;
 mod process;
 mod report;
 mod rounds;
+mod sink;
 mod table;
+mod traffic;
 mod variant;
+mod verdict;
 
 use clap::Parser;
 use load::{Kind, Load};
+use part::Part;
 use report::Report;
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -47,6 +58,15 @@ struct Arguments {
     /// Requests begun each second
     #[arg(long, requires = "load", value_parser = clap::value_parser!(u32).range(1..))]
     pace: Option<u32>,
+    /// Measure nothing but these parts, by comma
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Set by itself in its lab: be the other side of traffic
+    #[arg(long, hide = true)]
+    sink: bool,
+    /// Set by itself in its lab: ask that other side, and print how often a second
+    #[arg(long, hide = true, value_name = "ADDRESS")]
+    echoes: Option<SocketAddr>,
     /// Where the numbers go (default: bench.json in the directory above that of this program)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -61,10 +81,12 @@ fn main() -> ExitCode {
         }
     };
     let done = match arguments.load {
+        None if arguments.echoes.is_some() => only_echoes(&arguments),
         Some(kind) => {
             let (clients, requests, pace) = (arguments.clients, arguments.requests, arguments.pace);
             Ok(only_load(&Load { kind, clients, requests, pace }))
         }
+        None if arguments.sink => sink::serve().map(|()| ExitCode::SUCCESS),
         None if arguments.inside => inside(&arguments),
         None => outside(&arguments),
     };
@@ -77,6 +99,12 @@ fn main() -> ExitCode {
     }
 }
 
+fn only_echoes(arguments: &Arguments) -> io::Result<ExitCode> {
+    let rate = arguments.echoes.map_or(Ok(0.0), traffic::echoes)?;
+    println!("{rate}");
+    Ok(ExitCode::SUCCESS)
+}
+
 fn only_load(load: &Load) -> ExitCode {
     let outcome = load::run(load);
     println!("{} requests in {:?}, {} failed", outcome.latencies.len(), outcome.elapsed, outcome.failed);
@@ -86,8 +114,11 @@ fn only_load(load: &Load) -> ExitCode {
     if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// What the lab of a container, a separate one, has to measure.
+const IN_CONTAINER: [Part; 1] = [Part::Traffic];
+
 fn inside(arguments: &Arguments) -> io::Result<ExitCode> {
-    let report = rounds::measure(arguments.rounds.into(), &arguments.nginx)?;
+    let report = rounds::measure(arguments.rounds.into(), &arguments.nginx, &arguments.only)?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(ExitCode::SUCCESS)
 }
@@ -95,26 +126,61 @@ fn inside(arguments: &Arguments) -> io::Result<ExitCode> {
 fn outside(arguments: &Arguments) -> io::Result<ExitCode> {
     let program = std::env::current_exe()?;
     let directory = program.parent().unwrap_or(Path::new("."));
+    let whole = arguments.only.is_empty();
+    let parts = if whole { Part::ALL.to_vec() } else { arguments.only.clone() };
+    let (container, plain): (Vec<Part>, Vec<Part>) =
+        parts.iter().partition(|part| IN_CONTAINER.contains(part));
+    // also when it is empty: it tells the machine
+    let mut report = in_lab(directory, arguments, &plain, &[])?;
+    if !container.is_empty() {
+        let other = in_lab(directory, arguments, &container, &["--container", "bridge"])?;
+        report.traffic = other.traffic;
+    }
+    for daemon in ["imds-interceptor", "imds-filterd"] {
+        report.program_bytes += std::fs::metadata(directory.join(daemon))?.len();
+    }
+    tell(arguments, &report, directory.parent().unwrap_or(directory), whole)?;
+    Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A part alone does not take the place of what a whole run told.
+fn tell(arguments: &Arguments, report: &Report, target: &Path, whole: bool) -> io::Result<()> {
+    let bench = if whole { target.join("bench") } else { target.join("bench/part") };
+    std::fs::create_dir_all(&bench)?;
+    let json = match &arguments.json {
+        Some(path) => path.clone(),
+        None if whole => target.join("bench.json"),
+        None => bench.join("bench.json"),
+    };
+    std::fs::write(&json, serde_json::to_string_pretty(report)? + "\n")?;
+    std::fs::write(bench.join("table.md"), markdown::render(report).map_err(io::Error::other)?)?;
+    let plots = plots::write(report, &bench)?;
+    print!("{}", table::render(report).map_err(io::Error::other)?);
+    println!(
+        "\nnumbers: {}; for README.md: {}/table.md {}",
+        json.display(),
+        bench.display(),
+        plots.join(" ")
+    );
+    Ok(())
+}
+
+fn in_lab(directory: &Path, arguments: &Arguments, parts: &[Part], more: &[&str]) -> io::Result<Report> {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench");
     let nginx = arguments.nginx.to_string_lossy();
     let mut lab = Command::new(directory.join("imds-lab"));
-    lab.args(["run", "--timeout", LIMIT_SECONDS, "--bare", "--rules-text", "Allow \"/\"\n", "--config"]);
-    lab.arg(bench.join("imds-filterd.toml"));
+    lab.args(["run", "--timeout", LIMIT_SECONDS, "--bare", "--rules-text", "Allow \"/\"\n"]).args(more);
+    lab.arg("--config").arg(bench.join("imds-filterd.toml"));
     lab.arg("--upstream").arg(format!(
         "exec '{nginx}' -e /run/lab/log/upstream-error.log -c /run/lab/tests/bench/upstream.conf"
     ));
     lab.args(["--", "imds-bench", "--inside", "--rounds", &arguments.rounds.to_string(), "--nginx", &nginx]);
+    for part in parts {
+        lab.args(["--only", part.name()]);
+    }
     let output = lab.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err(io::Error::other(format!("the lab ended: {}", output.status)));
     }
-    let report: Report = serde_json::from_slice(&output.stdout)?;
-    let json = match &arguments.json {
-        Some(path) => path.clone(),
-        None => directory.parent().unwrap_or(directory).join("bench.json"),
-    };
-    std::fs::write(&json, serde_json::to_string_pretty(&report)? + "\n")?;
-    print!("{}", table::render(&report).map_err(io::Error::other)?);
-    println!("\nnumbers: {}", json.display());
-    Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(serde_json::from_slice(&output.stdout)?)
 }

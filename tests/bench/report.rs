@@ -25,8 +25,14 @@ impl Spread {
         };
         Some(Self { median, least: *values.first()?, most: *values.last()? })
     }
+
+    /// In another unit.
+    pub(crate) fn each(self, other: impl Fn(f64) -> f64) -> Self {
+        Self { median: other(self.median), least: other(self.least), most: other(self.most) }
+    }
 }
 
+/// Parts that were not measured are empty or absent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) kernel: String,
@@ -35,9 +41,18 @@ pub(crate) struct Report {
     pub(crate) load_average: String,
     pub(crate) rounds: usize,
     pub(crate) loads: Vec<Measured>,
+    /// Loads that differ in how much is asked of them each second.
+    pub(crate) ladder: Vec<Measured>,
+    pub(crate) limits: Option<Limited>,
     pub(crate) open_connections: Vec<Open>,
     /// imds-filterd's alone.
     pub(crate) crowded: Vec<Crowded>,
+    /// imds-filterd's alone.
+    pub(crate) rules: Vec<Ruled>,
+    pub(crate) traffic: Vec<Traffic>,
+    pub(crate) idle: Option<Idle>,
+    /// Both programs, as they are installed.
+    pub(crate) program_bytes: u64,
     /// Requests that failed, and the first reason; any makes the run worthless.
     pub(crate) failed: usize,
     pub(crate) first_error: Option<String>,
@@ -85,8 +100,8 @@ pub(crate) struct Open {
     /// Since there were none.
     pub(crate) bytes_a_connection: Option<u64>,
     /// Of new connections made meanwhile, one at a time.
-    pub(crate) p50_us: f64,
-    pub(crate) processor_us: f64,
+    pub(crate) p50_us: Spread,
+    pub(crate) processor_us: Spread,
 }
 
 /// New connections, one at a time, while so many other processes run.
@@ -95,6 +110,46 @@ pub(crate) struct Crowded {
     pub(crate) processes: usize,
     pub(crate) p50_us: Spread,
     pub(crate) processor_us: Spread,
+}
+
+/// imds-filterd's requests with limits that are counted and not reached, divided by those without.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Limited {
+    pub(crate) rate_ratio: Spread,
+    pub(crate) processor_ratio: Spread,
+}
+
+/// New connections, one at a time, by so many rules.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ruled {
+    pub(crate) rules: usize,
+    /// Of the verdict alone, in a loop.
+    pub(crate) verdict_ns: Spread,
+    pub(crate) p50_us: Spread,
+    pub(crate) processor_us: Spread,
+}
+
+/// Traffic that is none of the service's: without the daemons, and with them by either guard.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Traffic {
+    pub(crate) what: String,
+    pub(crate) unit: String,
+    pub(crate) without: Spread,
+    pub(crate) xfrm: Spread,
+    pub(crate) nftables: Spread,
+    /// Divided by that without in the same round.
+    pub(crate) xfrm_ratio: Spread,
+    pub(crate) nftables_ratio: Spread,
+}
+
+/// interceptor, filterd and the watcher of names while nothing happens.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Idle {
+    pub(crate) processes: usize,
+    pub(crate) seconds: f64,
+    /// Context switches of all of them.
+    pub(crate) wake_ups: u64,
+    pub(crate) processor_us: f64,
 }
 
 /// One variant, one load, one round.

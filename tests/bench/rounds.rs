@@ -1,11 +1,13 @@
-//! The order of measuring, inside of the lab: rounds, in each every variant in turn, on each every load.
+//! The order of measuring, inside of the lab: rounds, in each every variant in turn, on each every load; then the parts
+//! that are imds-filterd's alone.
 //! Judges nothing.
 
-use crate::crowd;
 use crate::load::{self, Kind, Load, Outcome};
+use crate::part::Part;
 use crate::process;
-use crate::report::{Crowded, Open, Report, Sample, Samples, percentile_us};
+use crate::report::{Crowded, Measured, Open, Report, Sample, Samples, Spread, percentile_us};
 use crate::variant::{Up, Variant, run};
+use crate::{changed, crowd, idle, traffic};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::OsStr;
 use std::fs;
@@ -27,46 +29,98 @@ const LOADS: [Load; 11] = [
     Load { kind: Kind::Pair, clients: 8, requests: 1500, pace: None },
     Load { kind: Kind::Pair, clients: 64, requests: 1500, pace: None },
 ];
+/// Open loads: requests come at their pace, however long the others take. Three quarters of a second each.
+const LADDER: [Load; 6] = [
+    ladder(250, 200),
+    ladder(500, 375),
+    ladder(1000, 750),
+    ladder(2000, 1500),
+    ladder(4000, 3000),
+    ladder(8000, 6000),
+];
+
+const fn ladder(pace: u32, requests: usize) -> Load {
+    Load { kind: Kind::New, clients: 32, requests, pace: Some(pace) }
+}
+
 /// What is slow once (page faults, caches, first allocations) is not measured.
-const WARM_UP: Load = Load { kind: Kind::New, clients: 8, requests: 400, pace: None };
+pub(crate) const WARM_UP: Load = Load { kind: Kind::New, clients: 8, requests: 400, pace: None };
 /// Connections held open while others are made.
 const OPEN: [usize; 5] = [0, 10, 100, 1_000, 10_000];
-const WHILE_OPEN: Load = Load { kind: Kind::New, clients: 1, requests: 1000, pace: None };
+pub(crate) const WHILE_OPEN: Load = Load { kind: Kind::New, clients: 1, requests: 1000, pace: None };
+/// With each number of them.
+const SAMPLES: usize = 5;
 /// Ours and, inherited, those of the daemons: two for each of the most open connections.
 const DESCRIPTORS: u64 = 65_536;
 
 /// # Errors
 /// When a variant cannot be put up or taken down.
-pub(crate) fn measure(rounds: usize, nginx: &OsStr) -> io::Result<Report> {
+pub(crate) fn measure(rounds: usize, nginx: &OsStr, parts: &[Part]) -> io::Result<Report> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let current = Some(maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS)));
     setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
     run(Command::new("sh").args(["-c", WIDEN]))?;
     run(Command::new("imds-lab").args(["in", "cloud", "--", "sh", "-c", WIDEN]))?;
     let mut faults = Faults::default();
-    let load_average = fs::read_to_string("/proc/loadavg")?.trim().to_owned();
-    let mut samples: Vec<Samples> = LOADS.iter().map(|_| Samples::default()).collect();
+    let mut report = Report {
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        processors: std::thread::available_parallelism()?.get(),
+        load_average: fs::read_to_string("/proc/loadavg")?.trim().to_owned(),
+        rounds,
+        loads: Vec::new(),
+        ladder: Vec::new(),
+        limits: None,
+        open_connections: Vec::new(),
+        crowded: Vec::new(),
+        rules: Vec::new(),
+        traffic: Vec::new(),
+        idle: None,
+        program_bytes: 0,
+        failed: 0,
+        first_error: None,
+    };
+    side_by_side(rounds, nginx, parts, &mut faults, &mut report)?;
+    for part in parts {
+        match part {
+            Part::Rows | Part::Ladder => {} // above: in the same rounds
+            Part::Limits => report.limits = changed::limits(rounds, nginx, &mut faults)?,
+            Part::Open => report.open_connections = open_connections(nginx, &mut faults)?,
+            Part::Rules => report.rules = changed::rules(nginx, &mut faults)?,
+            Part::Processes => report.crowded = crowded(nginx, &mut faults)?,
+            Part::Traffic => report.traffic = traffic::measure(rounds, nginx)?,
+            Part::Idle => report.idle = Some(idle::measure(nginx)?),
+        }
+    }
+    (report.failed, report.first_error) = (faults.failed, faults.first);
+    Ok(report)
+}
+
+fn side_by_side(
+    rounds: usize,
+    nginx: &OsStr,
+    parts: &[Part],
+    faults: &mut Faults,
+    report: &mut Report,
+) -> io::Result<()> {
+    let rows: &[Load] = if parts.contains(&Part::Rows) { &LOADS } else { &[] };
+    let ladder: &[Load] = if parts.contains(&Part::Ladder) { &LADDER } else { &[] };
+    let loads = [rows, ladder].concat();
+    if loads.is_empty() {
+        return Ok(());
+    }
+    let mut samples: Vec<Samples> = loads.iter().map(|_| Samples::default()).collect();
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        let taken = take_round(round, nginx, &mut faults)?;
+        let taken = take_round(round, nginx, &loads, faults)?;
         for (all, new) in samples.iter_mut().zip(taken) {
             all.0.push(new);
         }
     }
-    let open_connections = open_connections(nginx, &mut faults)?;
-    let crowded = crowded(nginx, &mut faults)?;
-    let measured = LOADS.iter().zip(&samples);
-    Ok(Report {
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        processors: std::thread::available_parallelism()?.get(),
-        load_average,
-        rounds,
-        loads: measured.filter_map(|(load, samples)| samples.measured(load)).collect(),
-        open_connections,
-        crowded,
-        failed: faults.failed,
-        first_error: faults.first,
-    })
+    let mut measured: Vec<Measured> =
+        loads.iter().zip(&samples).filter_map(|(load, samples)| samples.measured(load)).collect();
+    report.ladder = measured.split_off(rows.len().min(measured.len()));
+    report.loads = measured;
+    Ok(())
 }
 
 /// Ports enough for all connections of a run, in both namespaces.
@@ -75,13 +129,13 @@ const WIDEN: &str = "echo 10000 65535 >/proc/sys/net/ipv4/ip_local_port_range
     echo 4096 >/proc/sys/net/core/somaxconn";
 
 #[derive(Default)]
-struct Faults {
+pub(crate) struct Faults {
     failed: usize,
     first: Option<String>,
 }
 
 impl Faults {
-    fn note(&mut self, variant: Variant, load: &Load, outcome: &Outcome) {
+    pub(crate) fn note(&mut self, variant: Variant, load: &Load, outcome: &Outcome) {
         self.failed += outcome.failed;
         if let Some(error) = &outcome.first_error {
             let what = format!(
@@ -99,14 +153,19 @@ impl Faults {
 }
 
 /// Each variant is first in one round of three, so that none always follows the same one.
-fn take_round(round: usize, nginx: &OsStr, faults: &mut Faults) -> io::Result<Vec<[Sample; 3]>> {
+fn take_round(
+    round: usize,
+    nginx: &OsStr,
+    loads: &[Load],
+    faults: &mut Faults,
+) -> io::Result<Vec<[Sample; 3]>> {
     let mut columns = Variant::ALL.map(|_| Vec::new());
     for turn in 0..Variant::ALL.len() {
         let at = (round + turn) % Variant::ALL.len();
         let (Some(variant), Some(column)) = (Variant::ALL.get(at), columns.get_mut(at)) else { continue };
         let up = variant.put_up(nginx)?;
         faults.note(*variant, &WARM_UP, &load::run(&WARM_UP));
-        for load in &LOADS {
+        for load in loads {
             column.push(sample(*variant, &up, load, faults)?);
         }
         up.take_down()?;
@@ -116,7 +175,7 @@ fn take_round(round: usize, nginx: &OsStr, faults: &mut Faults) -> io::Result<Ve
 }
 
 #[expect(clippy::cast_precision_loss, reason = "numbers of requests are far below 2^52")]
-fn sample(variant: Variant, up: &Up, load: &Load, faults: &mut Faults) -> io::Result<Sample> {
+pub(crate) fn sample(variant: Variant, up: &Up, load: &Load, faults: &mut Faults) -> io::Result<Sample> {
     let pids = up.pids()?;
     let before = process::used(&pids)?;
     let outcome = load::run(load);
@@ -147,7 +206,12 @@ fn open_connections(nginx: &OsStr, faults: &mut Faults) -> io::Result<Vec<Open>>
         for wanted in OPEN {
             open.extend(load::idle_connections(wanted.saturating_sub(open.len()))?);
             let resident = process::resident(&pids)?;
-            let taken = sample(variant, &up, &WHILE_OPEN, faults)?;
+            let mut taken = Vec::new();
+            for _ in 0..SAMPLES {
+                taken.push(sample(variant, &up, &WHILE_OPEN, faults)?);
+            }
+            let spread = |value: fn(&Sample) -> f64| Spread::of(taken.iter().map(value).collect());
+            let nothing = || io::Error::other("no sample was taken");
             let each =
                 u64::try_from(open.len()).ok().and_then(|n| resident.saturating_sub(idle).checked_div(n));
             rows.push(Open {
@@ -155,8 +219,8 @@ fn open_connections(nginx: &OsStr, faults: &mut Faults) -> io::Result<Vec<Open>>
                 connections: open.len(),
                 resident_bytes: resident,
                 bytes_a_connection: each,
-                p50_us: taken.p50_us,
-                processor_us: taken.processor_us,
+                p50_us: spread(|sample| sample.p50_us).ok_or_else(nothing)?,
+                processor_us: spread(|sample| sample.processor_us).ok_or_else(nothing)?,
             });
         }
         drop(open);

@@ -72,6 +72,21 @@ impl Up {
         }
     }
 
+    /// With the rules and settings as they are now; interceptor stays.
+    ///
+    /// # Errors
+    /// When filterd does not end or start.
+    pub(crate) fn restart_filterd(self) -> io::Result<Self> {
+        match self {
+            Self::Direct | Self::Nginx(_) => Ok(self),
+            Self::Filterd { interceptor, .. } => {
+                run(Command::new("imds-lab").args(["stop", "filterd"]))?;
+                run(Command::new("imds-lab").args(["start", "filterd"]))?;
+                Ok(Self::Filterd { interceptor, filterd: pid_of("filterd")? })
+            }
+        }
+    }
+
     /// # Errors
     /// When something does not go away.
     pub(crate) fn take_down(self) -> io::Result<()> {
