@@ -213,6 +213,30 @@ fn while_nobody_serves_an_ask_waits_800_ms_and_an_idle_connection_longer() {
 }
 
 #[test]
+fn whoever_asks_a_filterd_that_reads_nothing_is_reset_in_time() {
+    privately("whoever_asks_a_filterd_that_reads_nothing_is_reset_in_time", || {
+        let _world = World::start();
+        let _hung = Filterd::attach_asked();
+        let request = "x".repeat(MAX_ASKED.min(1000));
+        let mut clients: Vec<_> = (0..400).map(|_| dial(V4)).collect();
+        for client in &mut clients {
+            client.write_all(request.as_bytes()).unwrap();
+        }
+        // more than fits into its socket: the others wait, and nothing that happens meanwhile renews anybody's time
+        for _ in 0..25 {
+            let_time_pass(Duration::from_millis(50));
+            drop(dial(V4));
+        }
+        let mut waits = 0;
+        for mut client in clients {
+            client.set_nonblocking(true).unwrap();
+            waits += usize::from(!is_reset(&mut client));
+        }
+        assert!(waits < 200, "{waits} were not reset");
+    });
+}
+
+#[test]
 fn an_idle_connection_is_ended_in_time_and_an_end_that_is_meant_comes_at_once() {
     privately("an_idle_connection_is_ended_in_time_and_an_end_that_is_meant_comes_at_once", || {
         let _world = World::with("[limits]\nidle_seconds = 1\n");

@@ -7,7 +7,7 @@ use super::tokens::{self, Source};
 use crate::filter::{Pair, PeerError, Place};
 use crate::netstack::Endpoint;
 use imds_ipc::channel::ChannelError;
-use imds_ipc::{FromInterceptor, MAX_ASKED, Piece};
+use imds_ipc::{FromInterceptor, MAX_ANSWER, MAX_ASKED, Piece};
 use mio::Interest;
 use mio::unix::SourceFd;
 use std::time::Instant;
@@ -15,22 +15,42 @@ use zeroize::Zeroizing;
 
 impl EventLoop {
     /// From here on the connection's next bytes are an ask, if its filterd takes such. What an earlier one was given and did
-    /// not answer can only be given again through a socket.
-    pub(super) fn let_wait(&mut self, key: usize, newest: usize, now: Instant) -> bool {
+    /// not answer can only be given again through a socket. Those that are here already are asked now: until they are
+    /// taken, it goes on waiting no longer than it was to. `None`: it does not take such.
+    pub(super) fn let_wait(
+        &mut self,
+        key: usize,
+        newest: usize,
+        now: Instant,
+    ) -> Option<Result<(), ChannelError>> {
         if !self.peers.get_mut(newest).is_some_and(|peer| peer.speaks_in_messages()) {
-            return false;
+            return None;
         }
         let until = now + self.limits.idle();
-        let before = self.netstack.with(key, |connection| {
+        let asks = self.netstack.with(key, |connection| {
             if !connection.course.ledger.is_empty() || connection.tcp.waiting_bytes() > MAX_ASKED {
                 return None;
             }
-            Some(std::mem::replace(&mut connection.course.place, Place::Waiting { until }))
-        });
-        let Some(Some(before)) = before else { return false };
-        self.held.new -= usize::from(matches!(before, Place::Held { new: true, .. }));
+            let tcp = &connection.tcp;
+            let asks = matches!(connection.course.place, Place::Held { .. })
+                && tcp.has_bytes()
+                && tcp.has_room_for(MAX_ANSWER);
+            Some(asks)
+        })??;
+        if asks {
+            let message = self.message_of(key)?;
+            return Some(self.offer_ask(key, newest, &message));
+        }
+        self.place(key, Place::Waiting { until });
         self.netstack.touch(key);
-        true
+        Some(Ok(()))
+    }
+
+    /// Where a connection is from now on; it may have been held.
+    fn place(&mut self, key: usize, place: Place) {
+        let before =
+            self.netstack.with(key, |connection| std::mem::replace(&mut connection.course.place, place));
+        self.held.new -= usize::from(matches!(before, Some(Place::Held { new: true, .. })));
     }
 
     /// Asks the newest filterd for an answer to the bytes that wait. They stay in TCP's buffer until it comes.
@@ -89,10 +109,8 @@ impl EventLoop {
         let Some(peer) = self.peers.get_mut(newest) else { return Err(ChannelError::WouldBlock) };
         peer.offer(message, None)?;
         let age = peer.age();
-        self.netstack.with(key, |connection| {
-            connection.course.after = age;
-            connection.course.place = Place::Asked { peer: newest, bytes: count };
-        });
+        self.netstack.with(key, |connection| connection.course.after = age);
+        self.place(key, Place::Asked { peer: newest, bytes: count });
         Ok(())
     }
 

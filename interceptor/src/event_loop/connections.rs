@@ -167,10 +167,11 @@ impl EventLoop {
             if self.peers.get_mut(newest).is_none_or(|peer| peer.age() <= after) {
                 break;
             }
-            if self.let_wait(key, newest, now) {
-                return Offered::Taken;
-            }
-            match self.offer(key, newest) {
+            let given = match self.let_wait(key, newest, now) {
+                Some(given) => given,
+                None => self.offer(key, newest),
+            };
+            match given {
                 Ok(()) => return Offered::Taken,
                 Err(ChannelError::WouldBlock) => {
                     self.watch_peer(newest);
