@@ -12,11 +12,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use zeroize::{Zeroize, Zeroizing};
@@ -155,8 +155,10 @@ pub(crate) enum Dialled {
 }
 
 pub struct Channel {
-    /// Only ever waited for through this type, which has no word for SOCK_SEQPACKET; `imds_ipc` sends and receives.
-    socket: UnixStream,
+    /// Waited for to be read alone: interceptor makes room with every message that it reads, and each would wake us.
+    socket: AsyncFd<OwnedFd>,
+    /// The same, to wait for room while there is none.
+    room: OwnedFd,
     unsent: RefCell<VecDeque<Zeroizing<Vec<u8>>>>,
     /// There is something unsent.
     wake: Notify,
@@ -219,7 +221,8 @@ impl Channel {
     fn new(socket: OwnedFd) -> Result<Self, ChannelEnd> {
         sandbox::limit(&socket, Use::Exchange)?;
         Ok(Self {
-            socket: UnixStream::from_std(socket.into())?,
+            room: socket.try_clone()?,
+            socket: watched(socket, Interest::READABLE)?,
             unsent: RefCell::default(),
             wake: Notify::new(),
             delayed: Cell::new(0),
@@ -367,13 +370,13 @@ impl Channel {
     }
 
     async fn message(&self) -> Result<(FromInterceptor, Option<OwnedFd>), ChannelEnd> {
-        let received = self.socket.async_io(Interest::READABLE, || unless_blocked(self.receive()));
+        let received = self.socket.async_io(Interest::READABLE, |_| unless_blocked(self.receive()));
         received.await?
     }
 
     fn receive(&self) -> Result<(FromInterceptor, Option<OwnedFd>), ChannelEnd> {
         let mut buffer = [0; MAX_MESSAGE];
-        let (bytes, descriptor) = channel::receive_with_descriptor(&self.socket, &mut buffer)?;
+        let (bytes, descriptor) = channel::receive_with_descriptor(self.socket.get_ref(), &mut buffer)?;
         if let Some(descriptor) = &descriptor {
             sandbox::limit(descriptor, Use::Exchange)?;
         }
@@ -424,7 +427,7 @@ impl Channel {
         message.encode(&mut bytes);
         let mut unsent = self.unsent.borrow_mut();
         if unsent.is_empty() {
-            match channel::send(&self.socket, &bytes, None) {
+            match channel::send(self.socket.get_ref(), &bytes, None) {
                 // a channel that has ended is noticed by who reads it
                 Ok(()) | Err(ChannelError::Closed | ChannelError::Truncated) => return,
                 Err(ChannelError::Descriptor | ChannelError::Os(_)) => return,
@@ -458,7 +461,11 @@ impl Channel {
                 self.wake.notified().await;
                 continue;
             }
-            let sent = self.socket.async_io(Interest::WRITABLE, || unless_blocked(self.send_some()));
+            let room = match watched(self.room.as_fd(), Interest::WRITABLE) {
+                Ok(room) => room,
+                Err(error) => return error.into(),
+            };
+            let sent = room.async_io(Interest::WRITABLE, |_| unless_blocked(self.send_some()));
             let sent = tokio::select! {
                 sent = sent => sent,
                 // more waits: perhaps too much, and room may never come
@@ -477,7 +484,7 @@ impl Channel {
         let mut unsent = self.unsent.borrow_mut();
         let mut some = false;
         while let Some(first) = unsent.front() {
-            match channel::send(&self.socket, first, None) {
+            match channel::send(self.socket.get_ref(), first, None) {
                 Err(ChannelError::WouldBlock) if some => break,
                 sent => sent?,
             }
@@ -525,6 +532,12 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         self.channel.dials.borrow_mut().remove(&self.dial);
     }
+}
+
+/// A descriptor that is open as long as it is watched: its type says so.
+#[expect(deprecated, reason = "what follows it is unsafe, for types that could close a descriptor under it")]
+fn watched<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> std::io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(socket, interest)
 }
 
 /// In the words of the runtime, which waits for readiness when it hears `WouldBlock`.
