@@ -7,7 +7,8 @@
 #   make fuzz       every fuzz target for FUZZ_SECONDS=60, as many at once as there are processors
 #   make freebsd    lints and links everything for FreeBSD, from Linux; tests/freebsd/run.sh then runs it there
 #   make bench      as root: imds-filterd beside nginx and a direct connection, side by side; BENCH_ROUNDS=5;
-#                   BENCH=PARTS measures parts alone: rows,ladder,limits,open,rules,processes,traffic,idle
+#                   BENCH=PARTS measures parts alone: rows,ladder,limits,open,rules,processes,traffic,idle;
+#                   make bench-record then puts tables and charts into README.md and docs/bench
 #   make deb        a Debian package, into target/deb
 #   make soak       as root: filterd killed, restarted and reloaded a hundred times each under load, interceptor restarted
 #   make install    into $(DESTDIR)$(PREFIX), as OS=$(uname -s) wants it; `make uninstall` takes it away again
@@ -144,4 +145,8 @@ uninstall:
 	for m in $(MAN8); do rm -f $(DESTDIR)$(MANDIR)/man8/$$m; done
 	rm -rf $(DESTDIR)$(DOCDIR)
 
-.PHONY: all build deps demo check test fuzz freebsd bench soak deb install uninstall
+# charts and tables of the last run, into docs/bench and README.md
+bench-record:
+	sh tests/bench/record.sh
+
+.PHONY: all build deps demo check test fuzz freebsd bench bench-record soak deb install uninstall

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 const GET: &[u8] =
     b"GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: 169.254.169.254\r\nUser-Agent: bench/1\r\n\
     Accept: */*\r\nConnection: close\r\n\r\n";
+/// The service closes after its answer, whatever it is asked: see upstream.conf.
+const GET_CLOSED: &[u8] = b"GET /latest/dynamic/instance-id HTTP/1.1\r\nHost: 169.254.169.254\r\n\
+    User-Agent: bench/1\r\nAccept: */*\r\nConnection: close\r\n\r\n";
 const GET_KEEPING: &[u8] = b"GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: 169.254.169.254\r\n\
     User-Agent: bench/1\r\nAccept: */*\r\n\r\n";
 const PUT: &[u8] =
@@ -21,6 +24,8 @@ const PUT: &[u8] =
 pub(crate) enum Kind {
     /// A connection of its own.
     New,
+    /// The same, and the service keeps no connection open, nor one of a proxy's.
+    Closed,
     /// The next on the client's one connection.
     Keep,
     /// IMDSv2: a PUT for a token and a GET with it, each on a connection of its own.
@@ -31,6 +36,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::New => "new connection",
+            Self::Closed => "new, service closes",
             Self::Keep => "keep-alive",
             Self::Pair => "IMDSv2 pair",
         }
@@ -103,7 +109,8 @@ fn client(load: &Load, next: &AtomicUsize, line: &Barrier) -> Share {
         let done = match &mut kept {
             Some(connection) => keep(connection),
             None if load.kind == Kind::Pair => pair(),
-            None => new(),
+            None if load.kind == Kind::Closed => new(GET_CLOSED),
+            None => new(GET),
         };
         match done {
             Ok(latency) => share.latencies.push(late + latency),
@@ -131,10 +138,10 @@ fn keep(connection: &mut Connection) -> io::Result<Duration> {
     Ok(begun.elapsed())
 }
 
-fn new() -> io::Result<Duration> {
+fn new(request: &[u8]) -> io::Result<Duration> {
     let begun = Instant::now();
     let mut connection = Connection::open()?;
-    connection.ask(GET)?;
+    connection.ask(request)?;
     let latency = begun.elapsed();
     connection.end()?;
     Ok(latency)

@@ -153,15 +153,11 @@ fn tell(arguments: &Arguments, report: &Report, target: &Path, whole: bool) -> i
         None => bench.join("bench.json"),
     };
     std::fs::write(&json, serde_json::to_string_pretty(report)? + "\n")?;
-    std::fs::write(bench.join("table.md"), markdown::render(report).map_err(io::Error::other)?)?;
-    let plots = plots::write(report, &bench)?;
+    let charts = plots::write(report, &bench)?;
+    let text = markdown::render(report, &charts).map_err(io::Error::other)?;
+    std::fs::write(bench.join("table.md"), text)?;
     print!("{}", table::render(report).map_err(io::Error::other)?);
-    println!(
-        "\nnumbers: {}; for README.md: {}/table.md {}",
-        json.display(),
-        bench.display(),
-        plots.join(" ")
-    );
+    println!("\nnumbers: {}; tables and charts for README.md: {}", json.display(), bench.display());
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The report as README.md takes it: what was measured, in two tables.
+//! The report as README.md takes it: tables, and the charts.
 //! Changes no number.
 
 use crate::plot::number;
@@ -6,9 +6,11 @@ use crate::report::{Measured, Report, Spread};
 use crate::table;
 use std::fmt::{self, Write};
 
+/// `charts`: their names in docs/bench, and titles.
+///
 /// # Errors
 /// Never: a String takes everything.
-pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
+pub(crate) fn render(report: &Report, charts: &[(&str, &str)]) -> Result<String, fmt::Error> {
     let mut out = String::new();
     writeln!(
         out,
@@ -26,6 +28,9 @@ pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
     side_by_side(&mut out, report)?;
     traffic(&mut out, report)?;
     budget(&mut out, report)?;
+    for (name, title) in charts {
+        writeln!(out, "\n![{title}](docs/bench/{name})")?;
+    }
     Ok(out)
 }
 
@@ -59,6 +64,7 @@ fn what(row: &Measured) -> String {
     let clients = if row.clients == 1 { "1 client".to_owned() } else { format!("{} clients", row.clients) };
     let kind = match &*row.kind {
         "new connection" => "new connection a request",
+        "new, service closes" => "the same, with a service that closes each (EC2's does)",
         "IMDSv2 pair" => "IMDSv2 pair (PUT and GET)",
         other => other,
     };

@@ -9,11 +9,11 @@ use std::path::Path;
 
 const MICROSECONDS: &str = "microseconds";
 
-/// Writes each as a file of its own. Returns their names.
+/// Writes each as a file of its own. Returns their names and titles.
 ///
 /// # Errors
 /// When one cannot be written.
-pub(crate) fn write(report: &Report, directory: &Path) -> io::Result<Vec<&'static str>> {
+pub(crate) fn write(report: &Report, directory: &Path) -> io::Result<Vec<(&'static str, &'static str)>> {
     let plots = [
         ("latency.svg", latency(report)),
         ("open.svg", open(report)),
@@ -27,7 +27,7 @@ pub(crate) fn write(report: &Report, directory: &Path) -> io::Result<Vec<&'stati
             continue;
         }
         fs::write(directory.join(name), plot.svg().map_err(io::Error::other)?)?;
-        written.push(name);
+        written.push((name, plot.title));
     }
     Ok(written)
 }

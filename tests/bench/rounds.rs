@@ -15,13 +15,15 @@ use std::io;
 use std::process::Command;
 
 /// Bounded by number, so that a slow variant is not given less to do. About a second each.
-const LOADS: [Load; 11] = [
+const LOADS: [Load; 13] = [
     Load { kind: Kind::New, clients: 1, requests: 1500, pace: None },
     Load { kind: Kind::New, clients: 8, requests: 4000, pace: None },
     Load { kind: Kind::New, clients: 64, requests: 4000, pace: None },
     Load { kind: Kind::New, clients: 100, requests: 4000, pace: None },
     // twice what an instance's link-local services take: how long one waits when there is no queue
     Load { kind: Kind::New, clients: 100, requests: 2000, pace: Some(2000) },
+    Load { kind: Kind::Closed, clients: 1, requests: 1500, pace: None },
+    Load { kind: Kind::Closed, clients: 8, requests: 4000, pace: None },
     Load { kind: Kind::Keep, clients: 1, requests: 2000, pace: None },
     Load { kind: Kind::Keep, clients: 8, requests: 6000, pace: None },
     Load { kind: Kind::Keep, clients: 64, requests: 6000, pace: None },

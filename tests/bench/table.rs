@@ -47,12 +47,12 @@ fn rates(out: &mut String, report: &Report) -> fmt::Result {
     writeln!(out, "a second: median (least - most)")?;
     let columns = ["direct", "nginx", "imds-filterd", "imds-filterd / nginx"];
     let [direct, nginx, filterd, ratio] = columns;
-    writeln!(out, "{:<16}{:>5} {direct:>23} {nginx:>23} {filterd:>23} {ratio:>21}", "", "at a")?;
+    writeln!(out, "{:<20}{:>5} {direct:>23} {nginx:>23} {filterd:>23} {ratio:>21}", "", "at a")?;
     for row in &report.loads {
         let rate = |spread: Spread| whole(spread, "");
         writeln!(
             out,
-            "{:<16}{:>5} {:>23} {:>23} {:>23} {:>21}",
+            "{:<20}{:>5} {:>23} {:>23} {:>23} {:>21}",
             name(row),
             row.clients,
             rate(row.direct.rate),
@@ -70,7 +70,7 @@ fn latencies(out: &mut String, rows: &[Measured]) -> fmt::Result {
         let both = |p50: Spread, p99: Spread| format!("{:.0} / {:.0}", p50.median, p99.median);
         writeln!(
             out,
-            "{:<16}{:>5} {:>23} {:>23} {:>23}",
+            "{:<20}{:>5} {:>23} {:>23} {:>23}",
             name(row),
             row.clients,
             both(row.direct.p50_us, row.direct.p99_us),
@@ -87,7 +87,7 @@ fn costs(out: &mut String, report: &Report) -> fmt::Result {
         let (nginx, filterd) = (&row.nginx, &row.filterd);
         writeln!(
             out,
-            "{:<16}{:>5} {:>23} {:>16.1}; {:>4.1} {:>16.1}; {:>4.1} {:>22}",
+            "{:<20}{:>5} {:>23} {:>16.1}; {:>4.1} {:>16.1}; {:>4.1} {:>22}",
             name(row),
             row.clients,
             "",
@@ -235,7 +235,7 @@ fn loads(bars: &mut Vec<Bar>, report: &Report) {
     let row = |kind: &str, clients| {
         report.loads.iter().find(|row| row.kind == kind && row.clients == clients && row.pace.is_none())
     };
-    for kind in ["new connection", "keep-alive", "IMDSv2 pair"] {
+    for kind in ["new connection", "new, service closes", "keep-alive", "IMDSv2 pair"] {
         if let Some(Measured { ratio, .. }) = row(kind, 8) {
             bars.push(at_least(format!("{kind}, 8 at a time"), ratio.median, 1.0, " x nginx"));
         }
@@ -248,7 +248,7 @@ fn loads(bars: &mut Vec<Bar>, report: &Report) {
         let what = format!("p99, {} clients, {}", paced.clients, name(paced));
         bars.push(at_most(what, paced.filterd.p99_us.median, 1000.0, " us"));
     }
-    for kind in ["new connection", "keep-alive"] {
+    for kind in ["new connection", "new, service closes", "keep-alive"] {
         if let Some(Measured { processor_ratio, .. }) = row(kind, 8) {
             bars.push(at_most(format!("processor time, {kind}"), processor_ratio.median, 2.0, " x nginx"));
         }
