@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 400.0;
-const LEFT: f64 = 76.0;
+const LEFT: f64 = 92.0;
 const RIGHT: f64 = 36.0;
 const TOP: f64 = 74.0;
 const BOTTOM: f64 = 56.0;
@@ -71,10 +71,9 @@ impl Range {
         let decade = |exponent: i32| 10_f64.powi(exponent);
         match self.scale {
             Scale::Linear => {
-                let rough = self.most / 5.0;
-                let power = (-9..12).map(decade).take_while(|power| *power <= rough).last().unwrap_or(1.0);
-                let factor = [5.0, 2.0].into_iter().find(|factor| factor * power <= rough).unwrap_or(1.0);
-                let step = factor * power;
+                let least = self.most / 6.0;
+                let steps = (-9..12).flat_map(|exponent| [1.0, 2.0, 5.0].map(|n| n * decade(exponent)));
+                let step = steps.into_iter().find(|step| *step >= least).unwrap_or(self.most);
                 let all = (0..20).map(|n| f64::from(n) * step);
                 all.take_while(|tick| *tick <= self.most).map(|tick| (tick, true)).collect()
             }
@@ -234,7 +233,7 @@ mod tests {
             let range = Range::of(scale, [0.3, most].into_iter());
             let told: Vec<f64> =
                 range.ticks().into_iter().filter(|(_, told)| *told).map(|(tick, _)| tick).collect();
-            assert!((3..=11).contains(&told.len()), "{most}: {told:?}");
+            assert!((3..=7).contains(&told.len()), "{most}: {told:?}");
             assert!(told.iter().all(|tick| (0.0..=1.0).contains(&range.share(*tick))), "{most}: {told:?}");
         }
     }

@@ -203,7 +203,7 @@ fn at_least(what: impl Into<String>, value: f64, bar: f64, unit: &str) -> Bar {
 }
 
 fn at_most(what: impl Into<String>, value: f64, bar: f64, unit: &str) -> Bar {
-    let shown = if value >= 20.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+    let shown = if value >= 20.0 || value == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") };
     let aim = format!("at most {}{unit}", number(bar));
     Bar { what: what.into(), measured: format!("{shown}{unit}"), aim, reached: value <= bar }
 }
@@ -280,7 +280,12 @@ fn growth(bars: &mut Vec<Bar>, report: &Report) {
             1.2,
             &format!(" x with {}", few.rules),
         ));
-        bars.push(at_most("the same", many.verdict_ns.median, 1000.0, " ns"));
+        bars.push(at_most(
+            format!("a verdict, {} rules", number(count(many.rules))),
+            many.verdict_ns.median,
+            1000.0,
+            " ns",
+        ));
     }
     if let (Some(few), Some(many)) = (report.crowded.first(), report.crowded.last()) {
         let ratio = many.processor_us.median / few.processor_us.median;
