@@ -76,7 +76,7 @@ pub fn send(
 /// Receives one record and offers no room for descriptors: the kernel discards whatever is pushed at us.
 ///
 /// # Errors
-/// [`ChannelError::Descriptor`] if the peer tried to push one.
+/// [`ChannelError::Descriptor`] if the peer tried to push one and the kernel says so: FreeBSD's discards it without a word.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8; MAX_MESSAGE]) -> Result<&[u8], ChannelError> {
     let mut ancillary = RecvAncillaryBuffer::default();
     let got = receive_record(&socket, buffer, &mut ancillary)?;
@@ -116,9 +116,12 @@ fn receive_record(
     buffer: &mut [u8; MAX_MESSAGE],
     ancillary: &mut RecvAncillaryBuffer<'_>,
 ) -> Result<rustix::net::RecvMsg, ChannelError> {
+    // a byte more than any message has: FreeBSD 15 cuts no record, it leaves the rest for the next call and sets no flag
+    let mut more = [0];
     let got = rustix::io::retry_on_intr(|| {
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], ancillary, flags)
+        let place = &mut [IoSliceMut::new(buffer), IoSliceMut::new(&mut more)];
+        rustix::net::recvmsg(socket, place, ancillary, flags)
     })?;
     if got.flags.contains(ReturnFlags::TRUNC) {
         return Err(ChannelError::Truncated);
@@ -186,7 +189,10 @@ mod tests {
         let (a, b) = pair();
         let (mut kept, pushed) = std::io::pipe().unwrap();
         push(&a, b"x", &[pushed.as_fd()]);
-        assert_eq!(receive(&b, &mut [0; MAX_MESSAGE]), Err(ChannelError::Descriptor));
+        // tests/pushed.rs says where it must be the former
+        let mut buffer = [0; MAX_MESSAGE];
+        let got = receive(&b, &mut buffer);
+        assert!(matches!(got, Err(ChannelError::Descriptor) | Ok(b"x")), "{got:?}");
         for count in [2, 3, 8] {
             push(&a, b"x", &vec![pushed.as_fd(); count]);
             let got = receive_with_descriptor(&b, &mut [0; MAX_MESSAGE]).map(|_| ());

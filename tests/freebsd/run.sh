@@ -190,6 +190,8 @@ kill_interceptor() {
 # --- cases -----------------------------------------------------------------------------------------------------------
 
 unit_tests() {
+	# those that play interceptor start it
+	export IMDS_TEST_FILTERD="$here/imds-filterd"
 	for program in "$here"/unit/*; do
 		[ -x "$program" ] || continue
 		(cd "$work" && "$program" --test-threads=1) >"$work/unit.log" 2>&1
