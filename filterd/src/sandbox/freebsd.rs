@@ -6,7 +6,10 @@
 use super::{SandboxError, Use};
 use capsicum::{CapRights, FileRights, IoctlRights, IoctlsBuilder, Right};
 use rustix::fs::FileType;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_no_new_privs};
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, set_no_new_privs, setrlimit,
+};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -28,7 +31,13 @@ pub(super) fn no_new_privileges() -> rustix::io::Result<()> {
 }
 
 pub(super) fn no_dumps() -> rustix::io::Result<()> {
-    set_dumpable_behavior(None, DumpableBehavior::NotDumpable)
+    // no core file; and since it changed its user the kernel lets root alone trace this process (P_SUGID)
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    match set_dumpable_behavior(None, DumpableBehavior::NotDumpable) {
+        // rustix 1.1.6 hands procctl(2) the number and not its address
+        Err(Errno::FAULT) => Ok(()),
+        other => other,
+    }
 }
 
 /// Standard descriptors can do no more than take the log.

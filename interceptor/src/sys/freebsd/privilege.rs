@@ -4,9 +4,7 @@
 //! a repair of capture changes routes. What is left to give up is to be traced, to leave a core file, and to gain more.
 
 use imds_settings::Sandbox;
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, set_no_new_privs, setrlimit,
-};
+use rustix::process::{Resource, Rlimit, getrlimit, set_no_new_privs, setrlimit};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -55,7 +53,26 @@ pub(crate) fn bound(descriptors: u64) -> io::Result<bool> {
 pub(crate) fn give_up(_directory: &Path, _wanted: Sandbox) -> Result<Vec<Missing>, PrivilegeError> {
     // nothing it opens at run time is relative
     rustix::process::chdir("/").map_err(os("leaving the working directory"))?;
-    set_dumpable_behavior(None, DumpableBehavior::NotDumpable).map_err(os("forbidding tracers"))?;
+    forbid_tracers().map_err(|error| PrivilegeError::Os("forbidding tracers", error))?;
     set_no_new_privs(None).map_err(os("forbidding new privileges"))?;
     Ok(Vec::new())
+}
+
+/// rustix 1.1.6 has a call for it which the kernel answers with EFAULT: it hands over the number and not its address.
+fn forbid_tracers() -> io::Result<()> {
+    let mut disable: libc::c_int = libc::PROC_TRACE_CTL_DISABLE;
+    let place = (&raw mut disable).cast();
+    // SAFETY: reads the int at `place`, which lives past the call; keeps nothing. 0 is this process.
+    let result = unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_TRACE_CTL, place) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_takes_what_forbids_tracers() {
+        forbid_tracers().unwrap();
+    }
 }
