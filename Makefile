@@ -68,7 +68,7 @@ check:
 test: deps
 	$(CARGO) build --locked --workspace --bins
 	sh tests/clients/install.sh
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml --target-dir target
 
 # libFuzzer is C++; its programs are built apart from everything else
