@@ -3,15 +3,16 @@
 
 use crate::answer::AnswerBody;
 use crate::channel::{Captured, Given};
-use crate::exchange::exchange;
+use crate::exchange::{Exchanged, exchange, exchange_plainly};
 use crate::filter::{Client, Ending, Filter, Running};
-use crate::strict::{Ask, Collector, Draining, Opening, Slot, StrictIo, Way, Whole};
+use crate::strict::{Ask, Collected, Collector, Draining, First, Opening, Slot, StrictIo, Way, Whole};
 use crate::subject::subject;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper::{Response, header};
 use imds_ipc::{FromFilterd, Piece};
+use imds_rules::Version;
 use std::cell::{Cell, OnceCell};
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
@@ -122,7 +123,27 @@ async fn serve(counted: Counted, begin: Begin) {
     let counted = counted;
     let (filter, client) = (&counted.filter, &counted.client);
     let id = client.id;
-    exchanges(filter, client, begin, &stream).await;
+    // in a box, since an ask that is answered plainly has no need of its room
+    match begin {
+        Begin::Stream(given) => {
+            let _ = stream.set(Rc::clone(&given)); // empty so far
+            let io = Io {
+                way: Way::Stream(given),
+                first: First::Ahead,
+                collector: Collector::new(max_head(filter)),
+            };
+            Box::pin(exchanges(filter, client, io, None)).await;
+        }
+        Begin::Asked(bytes) => {
+            let mut collector = Collector::fed(bytes, max_head(filter));
+            if let Some((first, made)) = answer_plainly(filter, client, &mut collector).await {
+                let asked =
+                    Asked { filter: Rc::clone(filter), client: Rc::clone(client), kept: Rc::clone(&stream) };
+                let io = Io { way: Way::Asked(Box::new(asked)), first, collector };
+                Box::pin(exchanges(filter, client, io, made)).await;
+            }
+        }
+    }
     match client.ending.get() {
         _ if client.answered.get() => (),
         // what is not answered is the next filterd's
@@ -137,36 +158,80 @@ async fn serve(counted: Counted, begin: Begin) {
     if client.ending.get() == Ending::Refused
         && let Some(stream) = stream.get()
     {
-        linger(stream).await;
+        Box::pin(linger(stream)).await;
     }
 }
 
-/// The stream is left in `kept`: it may not end before interceptor has been told why.
-async fn exchanges(filter: &Rc<Filter>, client: &Rc<Client>, begin: Begin, kept: &Kept) {
-    let slot = Rc::new(Slot::default());
-    let max_head = usize::try_from(filter.settings.head_bytes).unwrap_or(usize::MAX);
-    let (way, collector) = match begin {
-        Begin::Stream(stream) => {
-            let _ = kept.set(Rc::clone(&stream)); // empty so far
-            (Way::Stream(stream), Collector::new(max_head))
+fn max_head(filter: &Filter) -> usize {
+    usize::try_from(filter.settings.head_bytes).unwrap_or(usize::MAX)
+}
+
+/// An answer that is made, and what says that it is not given yet.
+type Made = (Response<AnswerBody>, Running);
+
+/// Answers what is asked if it is one head and the answer is a plain one; else returns what there is so far.
+async fn answer_plainly(
+    filter: &Rc<Filter>,
+    client: &Rc<Client>,
+    collector: &mut Collector,
+) -> Option<(First, Option<Made>)> {
+    let head = match collector.next_head() {
+        Collected::Head(head)
+            if collector.is_empty() && !head.is_for_head_only() && head.version() == Version::Http11 =>
+        {
+            head
         }
-        Begin::Asked(bytes) => {
-            let asked = Asked { filter: Rc::clone(filter), client: Rc::clone(client), kept: Rc::clone(kept) };
-            (Way::Asked(Box::new(asked)), Collector::fed(bytes, max_head))
-        }
+        other => return Some((First::Collected(other), None)),
     };
-    let announce = announce(Rc::clone(filter), Rc::clone(client));
-    let io = StrictIo::new(way, Rc::clone(&slot), collector, filter.settings.idle(), Box::new(announce));
+    let length = head.length();
+    let running = run(filter, client);
+    match exchange_plainly(Rc::clone(filter), Rc::clone(client), head).await {
+        Exchanged::Whole { bytes, closes } => {
+            answer(filter, client, closes, bytes);
+            None
+        }
+        Exchanged::Response(response) => Some((First::Answered(length), Some((response, running)))),
+    }
+}
+
+/// An exchange begins.
+fn run(filter: &Rc<Filter>, client: &Client) -> Running {
+    if !client.used.replace(true) {
+        filter.drain.enter();
+    }
+    Running::new(filter)
+}
+
+fn answer(filter: &Filter, client: &Client, closes: bool, bytes: Zeroizing<Vec<u8>>) {
+    let (connection, bytes) = (client.id, Piece::from(bytes));
+    filter.interceptor.say(&FromFilterd::Answer { connection, closes, bytes });
+    client.answered.set(true);
+}
+
+/// What hyper reads from and writes to.
+struct Io {
+    way: Way,
+    first: First,
+    collector: Collector,
+}
+
+/// `made`: the answer to the first head, if there is one already.
+async fn exchanges(filter: &Rc<Filter>, client: &Rc<Client>, io: Io, made: Option<Made>) {
+    let slot = Rc::new(Slot::default());
+    let announce = Box::new(announce(Rc::clone(filter), Rc::clone(client)));
+    let Io { way, first, collector } = io;
+    let io = StrictIo::new(way, Rc::clone(&slot), first, collector, filter.settings.idle(), announce);
     let heads = Rc::clone(&slot);
+    let made = Cell::new(made);
     let service = service_fn(|_stand_in| {
-        let (head, heads) = (heads.take(), Rc::clone(&heads));
+        let (made, head, heads) = (made.take(), heads.take(), Rc::clone(&heads));
         let (filter, client) = (Rc::clone(filter), Rc::clone(client));
         async move {
-            let head = head.ok_or_else(|| io::Error::other("an exchange without a head"))?;
-            if !client.used.replace(true) {
-                filter.drain.enter();
+            if let Some((answer, running)) = made {
+                return Ok(watched(answer, heads, running));
             }
-            let running = Running::new(&filter);
+            let head = head.ok_or_else(|| io::Error::other("an exchange without a head"))?;
+            let running = run(&filter, &client);
             let answer = exchange(filter, client, head).await;
             Ok::<_, io::Error>(watched(answer, heads, running))
         }
@@ -216,9 +281,7 @@ impl Ask for Asked {
         for piece in pieces {
             bytes.extend_from_slice(piece);
         }
-        let (connection, bytes) = (self.client.id, Piece::from(bytes));
-        self.filter.interceptor.say(&FromFilterd::Answer { connection, closes, bytes });
-        self.client.answered.set(true);
+        answer(&self.filter, &self.client, closes, bytes);
     }
 
     fn open(&self) -> Opening {
@@ -284,10 +347,11 @@ impl Body for Watched {
 async fn linger(stream: &UnixStream) {
     let ended = rustix::net::shutdown(stream, rustix::net::Shutdown::Write);
     let rest = async {
-        let mut buffer = Zeroizing::new([0; 4096]);
+        // not in the future itself, which every request has
+        let mut buffer = Zeroizing::new(vec![0; 4096]);
         let mut left = LINGER_BYTES;
         while left > 0 && stream.readable().await.is_ok() {
-            match stream.try_read(buffer.as_mut_slice()) {
+            match stream.try_read(&mut buffer) {
                 Ok(0) => return,
                 Ok(read) => left = left.saturating_sub(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),

@@ -3,64 +3,131 @@
 
 use crate::answer::{AnswerBody, Refused, denied, relay};
 use crate::audit::{Entry, Word};
-use crate::fetch::{Fetched, fetch};
+use crate::fetch::{Fetched, Reply, fetch, fetch_plainly};
 use crate::filter::{Client, Ending, Filter};
+use crate::forward::Plain;
 use crate::strict::{Head, Malformed};
 use hyper::Response;
 use hyper::header::{self, HeaderValue};
 use imds_rules::{Permit, Request, Verdict, decide, decide_unattributed};
 use std::rc::Rc;
 use std::time::Instant;
+use zeroize::Zeroizing;
 
+/// What a client is to get.
+pub(crate) enum Exchanged {
+    /// All of it; `closes`: its connection ends with it.
+    Whole {
+        bytes: Zeroizing<Vec<u8>>,
+        closes: bool,
+    },
+    Response(Response<AnswerBody>),
+}
+
+/// The answer, to be written by hyper.
 pub(crate) async fn exchange(
     filter: Rc<Filter>,
     client: Rc<Client>,
     head: Result<Head, Malformed>,
 ) -> Response<AnswerBody> {
-    let head_only = head.as_ref().is_ok_and(Head::is_for_head_only);
-    let mut close = false;
-    let mut entry = Entry::begin(&filter.audit, &client);
-    let answered = answer(&filter, &client, head, &mut entry, &mut close).await;
-    let mut response = match answered {
-        Ok(Fetched::Relayed(answer)) => relay(answer, client, entry, filter.settings.answer_bytes),
-        Ok(Fetched::Ours(response)) => {
-            let response = response.map(|bytes| AnswerBody::Ours(Some(bytes)));
-            count(&mut entry, &response, head_only);
-            response
-        }
-        Err(refused) => {
-            close |= refused.close;
-            let refused = refused.instead_of_403(filter.refuse_status);
-            refuse(&refused, &client, entry, head_only)
-        }
+    let mut exchange = Exchange::begin(filter, client, &head);
+    let fetched = match exchange.permit(head) {
+        Ok((permit, left)) => fetch(&exchange.filter, &exchange.client, permit, left).await,
+        Err(refused) => Err(refused),
     };
-    // what interceptor does not give to the next filterd has to end with us
-    if close || (filter.drain.has_begun() && !filter.interceptor.replays()) {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+    exchange.respond(fetched).await
 }
 
-/// Who asks was settled by the kernel when the connection began. Fills in `entry` as things become known.
-async fn answer(
-    filter: &Filter,
-    client: &Client,
-    head: Result<Head, Malformed>,
-    entry: &mut Entry,
-    close: &mut bool,
-) -> Result<Fetched, Refused> {
-    let request = canonicalise(client, &head?, entry, close)?;
-    admit(filter, client)?;
-    let left = filter.tokens.judge(client.uid(), &request, &filter.interceptor)?;
-    let permit = judge(filter, client, request, entry)?;
-    let word = if permit.would_deny().is_some() { Word::WouldDeny } else { Word::Allow };
-    let mut answer = fetch(filter, client, permit, left).await?;
-    if let Fetched::Relayed(answer) = &mut answer {
-        answer.read_ahead().await;
+/// The same for whom a plain answer is of use as it is.
+pub(crate) async fn exchange_plainly(filter: Rc<Filter>, client: Rc<Client>, head: Head) -> Exchanged {
+    let head = Ok(head);
+    let mut exchange = Exchange::begin(filter, client, &head);
+    let fetched = match exchange.permit(head) {
+        Ok((permit, left)) => fetch_plainly(&exchange.filter, &exchange.client, permit, left).await,
+        Err(refused) => Err(refused),
+    };
+    match fetched {
+        Ok(Reply::Plain(plain)) => exchange.pass_on(plain),
+        Ok(Reply::Other(fetched)) => Exchanged::Response(Box::pin(exchange.respond(Ok(fetched))).await),
+        Err(refused) => Exchanged::Response(Box::pin(exchange.respond(Err(refused))).await),
     }
-    entry.status = answer.status().as_u16();
-    entry.word = word;
-    Ok(answer)
+}
+
+/// An exchange under way.
+struct Exchange {
+    filter: Rc<Filter>,
+    client: Rc<Client>,
+    /// Filled in as things become known.
+    entry: Entry,
+    head_only: bool,
+    /// The client's connection is to end with the answer.
+    close: bool,
+    allowed: Word,
+}
+
+impl Exchange {
+    fn begin(filter: Rc<Filter>, client: Rc<Client>, head: &Result<Head, Malformed>) -> Self {
+        let head_only = head.as_ref().is_ok_and(Head::is_for_head_only);
+        let entry = Entry::begin(&filter.audit, &client);
+        Self { filter, client, entry, head_only, close: false, allowed: Word::Allow }
+    }
+
+    /// Who asks was settled by the kernel when the connection began. With the seconds that a token of ours which came with
+    /// it still lives.
+    fn permit(&mut self, head: Result<Head, Malformed>) -> Result<(Permit, Option<u32>), Refused> {
+        let (filter, client) = (&*self.filter, &*self.client);
+        let request = canonicalise(client, &head?, &mut self.entry, &mut self.close)?;
+        admit(filter, client)?;
+        let left = filter.tokens.judge(client.uid(), &request, &filter.interceptor)?;
+        let permit = judge(filter, client, request, &mut self.entry)?;
+        if permit.would_deny().is_some() {
+            self.allowed = Word::WouldDeny;
+        }
+        Ok((permit, left))
+    }
+
+    /// What interceptor does not give to the next filterd has to end with us.
+    fn closes(&self) -> bool {
+        self.close || (self.filter.drain.has_begun() && !self.filter.interceptor.replays())
+    }
+
+    fn pass_on(mut self, plain: Plain) -> Exchanged {
+        self.entry.status = plain.status;
+        self.entry.word = self.allowed;
+        self.entry.bytes = u64::try_from(plain.bytes).unwrap_or(u64::MAX);
+        let closes = self.closes();
+        Exchanged::Whole { bytes: plain.passed_on(closes), closes }
+    }
+
+    async fn respond(mut self, mut fetched: Result<Fetched, Refused>) -> Response<AnswerBody> {
+        if let Ok(Fetched::Relayed(answer)) = &mut fetched {
+            answer.read_ahead().await;
+        }
+        if let Ok(fetched) = &fetched {
+            self.entry.status = fetched.status().as_u16();
+            self.entry.word = self.allowed;
+        }
+        let mut closes = self.closes();
+        let mut response = match fetched {
+            Ok(Fetched::Relayed(answer)) => {
+                relay(answer, self.client, self.entry, self.filter.settings.answer_bytes)
+            }
+            Ok(Fetched::Ours(response)) => {
+                let response = response.map(|bytes| AnswerBody::Ours(Some(bytes)));
+                count(&mut self.entry, &response, self.head_only);
+                response
+            }
+            Err(refused) => {
+                closes |= refused.close;
+                let refused = refused.instead_of_403(self.filter.refuse_status);
+                refuse(&refused, &self.client, &mut self.entry, self.head_only)
+            }
+        };
+        if closes {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
 }
 
 fn canonicalise(
@@ -112,7 +179,7 @@ fn judge(filter: &Filter, client: &Client, request: Request, entry: &mut Entry) 
     }
 }
 
-fn refuse(refused: &Refused, client: &Client, mut entry: Entry, head_only: bool) -> Response<AnswerBody> {
+fn refuse(refused: &Refused, client: &Client, entry: &mut Entry, head_only: bool) -> Response<AnswerBody> {
     if refused.word == Word::Refuse {
         client.ending.set(Ending::Refused);
     }
@@ -120,7 +187,7 @@ fn refuse(refused: &Refused, client: &Client, mut entry: Entry, head_only: bool)
     entry.word = refused.word;
     entry.status = refused.status.as_u16();
     entry.why.clone_from(&refused.why);
-    count(&mut entry, &response, head_only);
+    count(entry, &response, head_only);
     response
 }
 

@@ -5,7 +5,9 @@ use crate::answer::Refused;
 use crate::as_service::{self, TTL};
 use crate::channel::{DialError, Dialled};
 use crate::filter::{Client, Filter};
-use crate::forward::{Answer, ForwardError, Upstream, forward, forward_with};
+use crate::forward::{
+    Answer, ForwardError, Forwarded, Plain, Upstream, forward, forward_plainly, forward_with,
+};
 use crate::sys::seconds_since_boot;
 use crate::tokens::{Own, OwnError, ask, parse_ttl};
 use hyper::body::Bytes;
@@ -32,6 +34,12 @@ impl Fetched {
     }
 }
 
+/// An answer for whom a plain one is of use as it came.
+pub(crate) enum Reply {
+    Plain(Plain),
+    Other(Fetched),
+}
+
 /// A token is asked for without a life that one can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoTtl;
@@ -43,10 +51,10 @@ pub(crate) async fn fetch(
     permit: Permit,
     left: Option<u32>,
 ) -> Result<Fetched, Refused> {
-    if permit.request().asks_for_token() && filter.tokens.are_bound() {
+    if gets_our_token(filter, &permit) {
         return Ok(Fetched::Ours(issue(filter, client, &permit).await?));
     }
-    if left.is_none() && permit.translation().is_none() {
+    if goes_as_it_is(&permit, left) {
         let max_body = filter.settings.answer_bytes;
         let answer = by_any(filter, client, |upstream| forward(&permit, upstream, max_body)).await?;
         return Ok(Fetched::Relayed(answer));
@@ -59,6 +67,33 @@ pub(crate) async fn fetch(
         Some(_) | None => drop(headers.remove(TTL)),
     }
     Ok(Fetched::Relayed(answer))
+}
+
+/// As [`fetch`]. What is not the usual case is kept out of the way, and of this future's size.
+pub(crate) async fn fetch_plainly(
+    filter: &Filter,
+    client: &Client,
+    permit: Permit,
+    left: Option<u32>,
+) -> Result<Reply, Refused> {
+    if gets_our_token(filter, &permit) || !goes_as_it_is(&permit, left) {
+        return Ok(Reply::Other(Box::pin(fetch(filter, client, permit, left)).await?));
+    }
+    let max_body = filter.settings.answer_bytes;
+    let forwarded = by_any(filter, client, |upstream| forward_plainly(&permit, upstream, max_body)).await?;
+    Ok(match forwarded {
+        Forwarded::Plain(plain) => Reply::Plain(plain),
+        Forwarded::Other(answer) => Reply::Other(Fetched::Relayed(answer)),
+    })
+}
+
+fn gets_our_token(filter: &Filter, permit: &Permit) -> bool {
+    permit.request().asks_for_token() && filter.tokens.are_bound()
+}
+
+/// With the client's own token, or none.
+fn goes_as_it_is(permit: &Permit, left: Option<u32>) -> bool {
+    left.is_none() && permit.translation().is_none()
 }
 
 /// A token of ours. As with the service's own, the life must be right; and where the service gives none, nor do we.
@@ -91,9 +126,9 @@ async fn once(filter: &Filter, client: &Client, permit: &Permit, token: &Secret)
 
 /// Sends by a connection that the service kept, if there is one. Had it ended, and not a byte of an answer come, a fresh one
 /// is dialled: the service may then be asked twice, which harms neither a read nor a token.
-async fn by_any<S>(filter: &Filter, client: &Client, send: impl Fn(Upstream) -> S) -> Result<Answer, Refused>
+async fn by_any<A, S>(filter: &Filter, client: &Client, send: impl Fn(Upstream) -> S) -> Result<A, Refused>
 where
-    S: Future<Output = Result<Answer, ForwardError>>,
+    S: Future<Output = Result<A, ForwardError>>,
 {
     let service = &client.service;
     if let Some(kept) = filter.stock.take(service.upstream, &service.host) {
@@ -102,7 +137,8 @@ where
             sent => return Ok(sent?),
         }
     }
-    Ok(send(dial(filter, client).await?).await?)
+    let fresh = Box::pin(dial(filter, client)).await?;
+    Ok(send(fresh).await?)
 }
 
 fn own<'a>(filter: &'a Filter, client: &Client) -> Result<&'a Own, OwnError> {

@@ -1,27 +1,34 @@
 //! One request to upstream and the beginning of its answer. Sends what the permit holds and nothing else.
 //! Decides nothing; reads nothing of the client's connection.
 
-use crate::line::Line;
+mod flow;
+mod plain;
+mod words;
+
+use crate::line::{Line, Told};
 use crate::stock::Stock;
+use flow::{Home, Wire};
 use http_body_util::Empty;
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use imds_ipc::DialFailure;
-use imds_rules::{Permit, Secret, TOKEN_HEADER};
-use std::collections::VecDeque;
+use imds_rules::{Permit, Secret};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::timeout;
+
+pub(crate) use flow::Flow;
+pub(crate) use plain::{Forwarded, Plain};
+pub(crate) use words::Words;
 
 /// The service answers in milliseconds; clients give up after one or a few seconds.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -37,7 +44,7 @@ const AHEAD: u64 = 4 * 1024;
 const AHEAD_TIME: Duration = Duration::from_millis(100);
 
 /// Headers that belong to one connection and not to the answer (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -51,29 +58,12 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 
 /// A connection to the service for one request.
 pub struct Upstream {
-    way: Way,
+    line: Line,
+    /// It has answered before.
+    again: bool,
     host: HeaderValue,
     /// Where it may go if the service keeps it, and as which upstream's.
     home: Option<(Rc<Stock>, u16)>,
-}
-
-enum Way {
-    /// Dialled just now.
-    Fresh(Line),
-    /// It has answered before.
-    Kept(Kept),
-}
-
-/// A connection whose last answer came wholly, and which the service keeps open.
-pub(crate) struct Kept {
-    sender: SendRequest<Empty<Bytes>>,
-    wire: Wire,
-}
-
-impl Kept {
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.wire.line.is_quiet() && self.sender.is_ready()
-    }
 }
 
 impl Upstream {
@@ -84,11 +74,11 @@ impl Upstream {
         // interceptor is not trusted with this: a socket that blocks would stop every client
         stream.set_nonblocking(true).map_err(|_| ForwardError::Socket)?;
         let stream = TcpStream::from_std(stream).map_err(|_| ForwardError::Socket)?;
-        Ok(Self { way: Way::Fresh(Line::new(stream)), host, home: None })
+        Ok(Self { line: Line::new(stream), again: false, host, home: None })
     }
 
-    pub(crate) fn again(kept: Kept, host: HeaderValue) -> Self {
-        Self { way: Way::Kept(kept), host, home: None }
+    pub(crate) fn again(line: Line, host: HeaderValue) -> Self {
+        Self { line, again: true, host, home: None }
     }
 
     pub(crate) fn returning_to(self, stock: &Rc<Stock>, upstream: u16) -> Self {
@@ -100,15 +90,13 @@ impl Upstream {
     /// # Errors
     /// Why it cannot be.
     pub(crate) async fn connected(self, patience: Duration) -> Result<Self, DialFailure> {
-        if let Way::Fresh(line) = &self.way {
-            let connected = timeout(patience, line.connected()).await;
-            connected.map_err(|_| DialFailure::TimedOut)?.map_err(|error| failure(error.kind()))?;
-        }
+        let connected = timeout(patience, self.line.connected()).await;
+        connected.map_err(|_| DialFailure::TimedOut)?.map_err(|error| failure(error.kind()))?;
         Ok(self)
     }
 
-    pub(crate) fn host(&self) -> HeaderValue {
-        self.host.clone()
+    pub(crate) fn host(&self) -> &HeaderValue {
+        &self.host
     }
 }
 
@@ -173,8 +161,21 @@ impl Answer {
 /// # Errors
 /// When no answer comes that can be passed on.
 pub async fn forward(permit: &Permit, upstream: Upstream, max_body: u64) -> Result<Answer, ForwardError> {
-    let request = request(permit, upstream.host(), None)?;
-    send(request, upstream, max_body).await
+    let words = Words::of(permit, upstream.host(), None)?;
+    send(&words, upstream, max_body).await
+}
+
+/// As [`forward`], for whom a plain answer is of use.
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) async fn forward_plainly(
+    permit: &Permit,
+    upstream: Upstream,
+    max_body: u64,
+) -> Result<Forwarded, ForwardError> {
+    let words = Words::of(permit, upstream.host(), None)?;
+    plain::send_plainly(&words, upstream, max_body).await
 }
 
 /// As [`forward`], but with our token in place of the client's: what the service refuses because of our token is sent
@@ -188,23 +189,36 @@ pub(crate) async fn forward_with(
     upstream: Upstream,
     max_body: u64,
 ) -> Result<Answer, ForwardError> {
-    let request = request(permit, upstream.host(), Some(token))?;
-    send(request, upstream, max_body).await
+    let words = Words::of(permit, upstream.host(), Some(token))?;
+    send(&words, upstream, max_body).await
 }
 
 /// Sends a request of ours and waits for the head of its answer.
-pub(crate) async fn send(
-    request: Request<Empty<Bytes>>,
-    upstream: Upstream,
+pub(crate) async fn send(words: &Words, upstream: Upstream, max_body: u64) -> Result<Answer, ForwardError> {
+    let Upstream { line, again, home, .. } = upstream;
+    let sent = timeout(ANSWER_TIME, line.send(words.bytes())).await.map_err(|_| ForwardError::TimedOut)?;
+    sent.map_err(|_| not_heard(again))?;
+    by_hyper(words.method(), Told::nothing(line), again, home, max_body).await
+}
+
+fn not_heard(kept: bool) -> ForwardError {
+    if kept { ForwardError::Unheard } else { ForwardError::NoAnswer }
+}
+
+/// hyper reads the answer to a request that is sent already. It gets a stand-in, of which no byte leaves, that says only
+/// what framing the answer has.
+async fn by_hyper(
+    method: &Method,
+    told: Told,
+    again: bool,
+    home: Option<(Rc<Stock>, u16)>,
     max_body: u64,
 ) -> Result<Answer, ForwardError> {
-    let (Kept { mut sender, mut wire }, again) = match upstream.way {
-        Way::Fresh(line) => (shake_hands(line).await?, false),
-        Way::Kept(kept) => (kept, true),
-    };
-    let for_head = request.method() == Method::HEAD;
-    let heard_before = wire.line.heard();
-    let mut response = pin!(sender.send_request(request));
+    let stand_in = Request::builder().method(method).uri("/").body(Empty::new());
+    let stand_in = stand_in.map_err(|_| ForwardError::Request)?;
+    let heard_before = told.line().heard();
+    let (mut sender, mut wire) = Box::pin(shake_hands(told)).await?;
+    let mut response = pin!(sender.send_request(stand_in));
     let answered = poll_fn(|cx| {
         wire.poll(cx);
         response.as_mut().poll(cx)
@@ -216,23 +230,22 @@ pub(crate) async fn send(
             return Err(ForwardError::Unheard);
         }
         Ok(response) => response,
-        Err(_) if again && wire.line.heard() == heard_before => return Err(ForwardError::Unheard),
-        Err(_) => return Err(ForwardError::NoAnswer),
+        Err(_) => return Err(not_heard(again && wire.line().heard() == heard_before)),
     };
-    let home = upstream.home.filter(|_| !for_head && ends_surely(&response));
+    let home = home.filter(|_| method != Method::HEAD && ends_surely(&response));
     let home = home.map(|(stock, upstream)| Home { stock, upstream, sender });
     answer(response, wire, home, max_body)
 }
 
-async fn shake_hands(line: Line) -> Result<Kept, ForwardError> {
+async fn shake_hands(told: Told) -> Result<(SendRequest<Empty<Bytes>>, Wire), ForwardError> {
+    let line = told.line().clone();
     let handshake = Builder::new()
         .preserve_header_case(true)
-        .title_case_headers(true)
         .max_buf_size(MAX_BUFFER)
-        .handshake(TokioIo::new(line.clone()))
+        .handshake(TokioIo::new(told))
         .await;
     let (sender, connection) = handshake.map_err(|_| ForwardError::NoAnswer)?;
-    Ok(Kept { sender, wire: Wire { connection: Box::pin(connection), line, ended: false } })
+    Ok((sender, Wire::new(connection, line)))
 }
 
 /// Whether nobody can take another byte for this answer's end than we do: only then another's answer may follow it.
@@ -257,44 +270,6 @@ fn ends_surely(response: &Response<Incoming>) -> bool {
         && response.body().size_hint().exact().is_some()
 }
 
-fn request(
-    permit: &Permit,
-    host: HeaderValue,
-    ours: Option<&Secret>,
-) -> Result<Request<Empty<Bytes>>, ForwardError> {
-    let judged = permit.request();
-    let method = match judged.method() {
-        imds_rules::Method::Get => Method::GET,
-        imds_rules::Method::Head => Method::HEAD,
-        imds_rules::Method::Put => Method::PUT,
-    };
-    let mut request =
-        Request::builder().method(method).uri(judged.upstream_target()).header(header::HOST, host);
-    for (name, value) in judged.upstream_headers() {
-        if ours.is_none() || !name.eq_ignore_ascii_case(TOKEN_HEADER) {
-            request = request.header(name, unseen(value)?);
-        }
-    }
-    if let Some(token) = ours {
-        request = request.header(TOKEN_HEADER, unseen(token.bytes())?);
-    }
-    if judged.method() == imds_rules::Method::Put {
-        request = request.header(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-    // after an answer to HEAD the connection is not kept, see below
-    if judged.method() == imds_rules::Method::Head {
-        request = request.header(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    request.body(Empty::new()).map_err(|_| ForwardError::Request)
-}
-
-/// A value that hyper does not show either; what it sends it from is its own copy, which nobody wipes.
-fn unseen(secret: &[u8]) -> Result<HeaderValue, ForwardError> {
-    let mut value = HeaderValue::from_bytes(secret).map_err(|_| ForwardError::Request)?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
 fn answer(
     response: Response<Incoming>,
     wire: Wire,
@@ -308,8 +283,7 @@ fn answer(
         return Err(ForwardError::TooLarge);
     }
     // the extensions stay: hyper keeps the spelling of the header names and the reason phrase there
-    let wire = Some(wire);
-    let mut response = response.map(|body| Flow { ahead: VecDeque::new(), body, wire, home, patience: None });
+    let mut response = response.map(|body| Flow::new(body, wire, home));
     *response.version_mut() = Version::HTTP_11;
     *response.headers_mut() = end_to_end(response.headers());
     Ok(Answer(response))
@@ -336,134 +310,6 @@ fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
             .split(|byte| *byte == b',')
             .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
     })
-}
-
-/// hyper's half of the work on an upstream connection; makes progress only when polled, and needs no task of its own.
-struct Wire {
-    connection: Pin<Box<Connection<TokioIo<Line>, Empty<Bytes>>>>,
-    line: Line,
-    ended: bool,
-}
-
-impl Wire {
-    /// Errors reach the answer or its body by themselves.
-    fn poll(&mut self, cx: &mut Context<'_>) {
-        if !self.ended {
-            self.ended = self.connection.as_mut().poll(cx).is_ready();
-        }
-    }
-}
-
-/// Why the body of an answer is not whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FlowError {
-    Ended,
-    Stalled,
-}
-
-impl fmt::Display for FlowError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ended => "upstream ended too early",
-            Self::Stalled => "upstream stalled",
-        })
-    }
-}
-
-impl std::error::Error for FlowError {}
-
-/// Where a connection goes if its answer comes wholly.
-struct Home {
-    stock: Rc<Stock>,
-    upstream: u16,
-    sender: SendRequest<Empty<Bytes>>,
-}
-
-/// The body of an answer. Dropping it drops the upstream connection, unless that is of further use.
-pub(crate) struct Flow {
-    /// Read, and not passed on yet.
-    ahead: VecDeque<Result<Frame<Bytes>, FlowError>>,
-    body: Incoming,
-    /// Until it is dropped.
-    wire: Option<Wire>,
-    home: Option<Home>,
-    /// Runs while upstream keeps us waiting.
-    patience: Option<Pin<Box<Sleep>>>,
-}
-
-impl Flow {
-    /// Until the body has ended, one way or the other.
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.body.is_end_stream() {
-            let Some(frame) = ready!(self.poll_next(cx)) else { break };
-            let ended = frame.is_err();
-            self.ahead.push_back(frame);
-            if ended {
-                break;
-            }
-        }
-        Poll::Ready(())
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
-        if let Some(wire) = &mut self.wire {
-            wire.poll(cx);
-        }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.patience = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(|_| FlowError::Ended)));
-        }
-        let timer = self.patience.get_or_insert_with(|| Box::pin(sleep(STALL_TIME)));
-        timer.as_mut().poll(cx).map(|()| Some(Err(FlowError::Stalled)))
-    }
-}
-
-impl Drop for Flow {
-    fn drop(&mut self) {
-        let (Some(mut wire), Some(Home { stock, upstream, sender })) = (self.wire.take(), self.home.take())
-        else {
-            return;
-        };
-        if !self.body.is_end_stream() {
-            return;
-        }
-        // hyper looks whether anything came behind the answer, and ends what is not as it should be
-        wire.poll(&mut Context::from_waker(Waker::noop()));
-        if !wire.ended && sender.is_ready() {
-            stock.put(upstream, Kept { sender, wire });
-        }
-    }
-}
-
-impl Body for Flow {
-    type Data = Bytes;
-    type Error = FlowError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
-        match self.ahead.pop_front() {
-            Some(frame) => Poll::Ready(Some(frame)),
-            None => self.poll_next(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ahead.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let ahead = self.ahead.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
-        let ahead = u64::try_from(ahead).unwrap_or(u64::MAX);
-        let rest = self.body.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(ahead));
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(ahead));
-        }
-        hint
-    }
 }
 
 #[cfg(test)]

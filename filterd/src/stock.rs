@@ -1,7 +1,8 @@
 //! Upstream connections that the service kept open after a whole answer: for the next request, whoever's it is.
 //! Must not keep one of which any doubt is left where its last answer ended, nor many, nor any for long.
 
-use crate::forward::{Kept, Upstream};
+use crate::forward::Upstream;
+use crate::line::Line;
 use hyper::header::HeaderValue;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ const LIFE: Duration = Duration::from_secs(2);
 const MOST: usize = 32;
 
 /// Those of one upstream, oldest first.
-type Shelf = VecDeque<(Instant, Kept)>;
+type Shelf = VecDeque<(Instant, Line)>;
 
 /// Without a timer while it is empty.
 pub(crate) struct Stock {
@@ -42,7 +43,7 @@ impl Stock {
     }
 
     /// Surplus ones are closed.
-    pub(crate) fn put(&self, upstream: u16, kept: Kept) {
+    pub(crate) fn put(&self, upstream: u16, kept: Line) {
         let mut shelves = self.shelves.borrow_mut();
         let Some(shelf) = shelves.get_mut(usize::from(upstream)) else { return };
         if shelf.len() < MOST {

@@ -57,18 +57,44 @@ fn after_an_answer_whose_end_is_not_beyond_doubt_the_connection_is_not_used_agai
         ("HEAD", ok("\r\n"), 0),
         ("GET", format!("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{}HTTP", "x".repeat(5000)), 5000),
     ] {
+        let request = GET.replace("GET", method);
         let mut client = filterd.connect(1000);
-        client.send(GET.replace("GET", method));
+        client.send(&request);
         let mut upstream = filterd.dial();
         serve(&mut upstream, &answer);
         client.head();
         client.body(body);
-        // ours is ended at once, and not only left alone
-        assert_eq!(upstream.0.read(&mut [0]).unwrap_or(0), 0, "{answer}");
         let connection = client.id;
         drop(client);
         assert_eq!(filterd.hear(), FromFilterd::Close { connection });
+        expect_not_used_again(&mut filterd, upstream, &answer);
+
+        let id = filterd.ask(1000, 1, &request);
+        let mut upstream = filterd.dial();
+        serve(&mut upstream, &answer);
+        match filterd.hear() {
+            FromFilterd::Answer { .. } => (),
+            FromFilterd::Open { .. } => {
+                let mut client = filterd.opened(id);
+                client.head();
+                client.body(body);
+                drop(client);
+                assert_eq!(filterd.hear(), FromFilterd::Close { connection: id });
+            }
+            other => panic!("{other:?}"),
+        }
+        expect_not_used_again(&mut filterd, upstream, &answer);
     }
+}
+
+#[track_caller]
+fn expect_not_used_again(filterd: &mut Filterd, mut upstream: Upstream, answer: &str) {
+    // another is dialled for the next request, and gone before the one after that
+    let id = filterd.ask(1000, 1, GET);
+    filterd.dial().answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    assert!(filterd.hear_answer(id).0.ends_with("ok"));
+    // ours is ended, and not only left alone
+    assert_eq!(upstream.0.read(&mut [0]).unwrap_or(0), 0, "{answer}");
 }
 
 #[test]
@@ -96,6 +122,23 @@ fn a_kept_connection_that_the_service_ended_costs_no_request() {
             assert_eq!(client.answer(), (200, "ok".into()), "{last:?}");
         }
     }
+    // the same for who asks in a message
+    let id = filterd.ask(1000, 1, GET);
+    let mut upstream = filterd.dial();
+    serve(&mut upstream, KEPT);
+    assert!(filterd.hear_answer(id).0.ends_with("kept"));
+    for last in ["", "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"] {
+        filterd.ask_again(id, 1000, 1, GET);
+        serve(&mut upstream, last);
+        drop(upstream);
+        upstream = filterd.dial();
+        serve(&mut upstream, KEPT);
+        assert!(filterd.hear_answer(id).0.ends_with("kept"), "{last}");
+    }
+    filterd.ask_again(id, 1000, 1, GET);
+    serve(&mut upstream, "HTTP/1.1 408");
+    drop(upstream);
+    assert!(filterd.hear_answer(id).0.starts_with("HTTP/1.1 502 "));
     // a part of an answer is no such end
     client.send(GET);
     let mut upstream = filterd.dial();

@@ -1,6 +1,7 @@
 //! Services that stop, stall and say too much, on a clock that is moved by hand.
 //! Must not wait for real.
 
+use super::flow::FlowError;
 use super::*;
 use http_body_util::BodyExt;
 use imds_rules::{Names, Profile, Rules, Subject, Verdict, decide};

@@ -21,6 +21,9 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// A client that takes no byte of its answer for this long is let go.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
+/// The usual stand-in.
+const GET_HTTP_1_1: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
 /// What is done with a connection while we drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Draining {
@@ -74,6 +77,15 @@ impl Slot {
     }
 }
 
+/// What became of a client's first bytes before hyper came in.
+pub(crate) enum First {
+    /// They came, or come, and are looked at in their turn.
+    Ahead,
+    Collected(Collected),
+    /// A head of so many bytes, of HTTP/1.1 and not HEAD's, that is answered.
+    Answered(usize),
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     /// For the first byte of a head.
@@ -107,6 +119,7 @@ pub(crate) enum Way {
 pub(crate) struct StrictIo {
     way: Way,
     slot: Rc<Slot>,
+    first: First,
     collector: Collector,
     idle_time: Duration,
     /// What is left of the stand-in that hyper is being given.
@@ -125,6 +138,7 @@ impl StrictIo {
     pub(crate) fn new(
         way: Way,
         slot: Rc<Slot>,
+        first: First,
         collector: Collector,
         idle_time: Duration,
         announce: Announce,
@@ -132,6 +146,7 @@ impl StrictIo {
         Self {
             way,
             slot,
+            first,
             collector,
             idle_time,
             stand_in: b"",
@@ -156,7 +171,15 @@ impl StrictIo {
                 self.slot.handed_back.set(true);
                 continue;
             }
-            match self.collector.next_head() {
+            let collected = match std::mem::replace(&mut self.first, First::Ahead) {
+                First::Ahead => self.collector.next_head(),
+                First::Collected(collected) => collected,
+                First::Answered(length) => {
+                    self.slot.asked.set(length);
+                    return Poll::Ready(Ok(GET_HTTP_1_1));
+                }
+            };
+            match collected {
                 Collected::Head(head) => return Poll::Ready(Ok(self.hand_over(head))),
                 Collected::Malformed(why) => return Poll::Ready(Ok(self.refuse(why))),
                 Collected::Incomplete => (),
@@ -231,7 +254,7 @@ impl StrictIo {
     fn hand_over(&mut self, head: Head) -> &'static [u8] {
         self.waiting = None;
         let stand_in: &[u8] = match (head.is_for_head_only(), head.version()) {
-            (false, Version::Http11) => b"GET / HTTP/1.1\r\n\r\n",
+            (false, Version::Http11) => GET_HTTP_1_1,
             (false, Version::Http10) => b"GET / HTTP/1.0\r\n\r\n",
             (true, Version::Http11) => b"HEAD / HTTP/1.1\r\n\r\n",
             (true, Version::Http10) => b"HEAD / HTTP/1.0\r\n\r\n",
@@ -244,7 +267,7 @@ impl StrictIo {
     fn refuse(&mut self, why: Malformed) -> &'static [u8] {
         self.finished = true;
         *self.slot.head.borrow_mut() = Some(Err(why));
-        b"GET / HTTP/1.1\r\n\r\n"
+        GET_HTTP_1_1
     }
 
     /// Whether all of an answer could go in one message, and went.
@@ -357,7 +380,8 @@ mod tests {
         let slot = Rc::new(Slot::default());
         let announce = Box::new(|_, _| ());
         let way = Way::Stream(Rc::new(ours));
-        (StrictIo::new(way, Rc::clone(&slot), Collector::new(4096), IDLE, announce), client, slot)
+        let collector = Collector::new(4096);
+        (StrictIo::new(way, Rc::clone(&slot), First::Ahead, collector, IDLE, announce), client, slot)
     }
 
     /// What hyper reads, at most `room` bytes.

@@ -7,4 +7,4 @@ mod io;
 
 pub use collector::{Collected, Collector};
 pub use head::{Fields, Head, Malformed};
-pub(crate) use io::{Ask, Draining, Opening, Slot, StrictIo, Way, Whole};
+pub(crate) use io::{Ask, Draining, First, Opening, Slot, StrictIo, Way, Whole};

@@ -4,10 +4,9 @@
 use super::{MAX_TTL, parse_ttl};
 use crate::as_service::TTL;
 use crate::channel::DialError;
-use crate::forward::{Answer, Flow, ForwardError, Upstream, send};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, Response, StatusCode};
+use crate::forward::{Answer, Flow, ForwardError, Upstream, Words, send};
+use http_body_util::{BodyExt, Limited};
+use hyper::{Response, StatusCode};
 use imds_rules::Secret;
 use std::cell::Cell;
 use std::fmt;
@@ -111,15 +110,8 @@ impl Own {
 
 /// Asks the service for a token; with its life in seconds.
 pub(crate) async fn ask(upstream: Upstream) -> Result<(Rc<Secret>, u64), OwnError> {
-    let request = Request::builder()
-        .method(Method::PUT)
-        .uri("/latest/api/token")
-        .header(hyper::header::HOST, upstream.host())
-        .header(TTL, MAX_TTL)
-        .header(hyper::header::CONTENT_LENGTH, 0)
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| ForwardError::Request)?;
-    let Answer(response) = send(request, upstream, MAX_TOKEN as u64).await?;
+    let words = Words::for_token(upstream.host(), TTL.as_str(), MAX_TTL)?;
+    let Answer(response) = send(&words, upstream, MAX_TOKEN as u64).await?;
     if response.status() != StatusCode::OK {
         return Err(OwnError::Refused(response.status()));
     }

@@ -316,6 +316,11 @@ impl Filterd {
     /// Opens the connection that filterd has to ask for now.
     pub fn open(&mut self, id: u64) -> Client {
         assert_eq!(self.hear(), FromFilterd::Open { connection: id });
+        self.opened(id)
+    }
+
+    /// What filterd has asked to be opened.
+    pub fn opened(&self, id: u64) -> Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
         self.say(&FromInterceptor::Opened { id }, Some(theirs.as_fd()));
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
