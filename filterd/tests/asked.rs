@@ -3,7 +3,7 @@
 
 mod played;
 
-use imds_ipc::{FromFilterd, FromInterceptor, MAX_ANSWER};
+use imds_ipc::{DialFailure, FromFilterd, FromInterceptor, MAX_ANSWER};
 use played::{ALLOW_ALL, Filterd, GET, OK, Upstream, status_of};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -97,6 +97,25 @@ fn the_place_that_interceptor_tells_counts_for_the_limit_of_a_uid() {
         let (answer, closes) = filterd.hear_answer(id);
         assert_eq!((status_of(&answer), closes), (expected, expected == 503));
     }
+}
+
+#[test]
+fn who_asks_and_goes_has_no_more_asks_under_way_than_connections() {
+    let mut filterd = Filterd::start_with(ALLOW_ALL, "connections_per_uid = 2");
+    // each the first as interceptor counts: the clients of those before it have gone
+    let under_way = [(); 2].map(|()| (filterd.ask(1000, 1, GET), filterd.hear_dial()));
+    let surplus = filterd.ask(1000, 1, GET);
+    assert_eq!(status_of(&filterd.hear_answer(surplus).0), 503);
+    let another = filterd.ask(1001, 1, GET);
+    filterd.dial().answer(OK);
+    assert_eq!(status_of(&filterd.hear_answer(another).0), 200);
+    for (id, dial) in under_way {
+        filterd.say(&FromInterceptor::DialFailed { dial, why: DialFailure::Refused }, None);
+        assert_eq!(status_of(&filterd.hear_answer(id).0), 502);
+    }
+    let next = filterd.ask(1000, 1, GET);
+    filterd.dial().answer(OK);
+    assert_eq!(status_of(&filterd.hear_answer(next).0), 200);
 }
 
 #[test]
