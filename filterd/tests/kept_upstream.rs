@@ -44,6 +44,7 @@ fn a_connection_that_the_service_keeps_serves_one_request_after_the_other_whoeve
 #[test]
 fn after_an_answer_whose_end_is_not_beyond_doubt_the_connection_is_not_used_again() {
     let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut other = filterd.connect(1001);
     let ok = |rest: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{rest}");
     for (method, answer, body) in [
         ("GET", ok("Connection: close\r\n\r\nok"), 2),
@@ -51,6 +52,7 @@ fn after_an_answer_whose_end_is_not_beyond_doubt_the_connection_is_not_used_agai
         ("GET", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok".into(), 2),
         ("GET", ok("\r\nokHTTP/1.1 200 OK\r\n"), 2),
         ("GET", ok("Content-Length: 2\r\n\r\nok"), 2),
+        ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok".into(), 2),
         ("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n".into(), 0),
         ("GET", "HTTP/1.1 204 No Content\r\n\r\n".into(), 0),
         ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\nok".into(), 0),
@@ -63,7 +65,11 @@ fn after_an_answer_whose_end_is_not_beyond_doubt_the_connection_is_not_used_agai
         serve(&mut upstream, &answer);
         client.head();
         client.body(body);
-        // ours is ended at once, and not only left alone
+        // before it would have grown old
+        other.send(GET);
+        filterd.dial().answer(OK);
+        assert_eq!(other.answer(), (200, "ok".into()), "{answer}");
+        // and ours is ended, not only left alone
         assert_eq!(upstream.0.read(&mut [0]).unwrap_or(0), 0, "{answer}");
         let connection = client.id;
         drop(client);
