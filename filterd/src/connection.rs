@@ -46,14 +46,17 @@ fn try_take(filter: &Rc<Filter>, captured: Captured) -> Result<(), &'static str>
     let service = filter.service(captured.upstream, captured.service).ok_or("not to a service of ours")?;
     let told = captured.subject;
     let uid = told.as_ref().ok().map(|told| told.uid);
-    let mut limits = filter.limits.borrow_mut();
-    let (begin, over) = match captured.given {
+    let (begin, place) = match captured.given {
         Given::Stream(stream) => {
             let stream = stream_of(stream).map_err(|_| "its descriptor is no stream")?;
-            (Begin::Stream(Rc::new(stream)), limits.open(uid, Instant::now()).err())
+            (Begin::Stream(Rc::new(stream)), None)
         }
-        Given::Asked { place, bytes } => (Begin::Asked(bytes), limits.place(place).err()),
+        Given::Asked { place, bytes } => (Begin::Asked(bytes), Some(place)),
     };
+    let mut limits = filter.limits.borrow_mut();
+    // interceptor counts those that are there; asks are counted here, too, since a client that asked may be gone
+    let opened = limits.open(uid, Instant::now());
+    let over = opened.and_then(|()| place.map_or(Ok(()), |place| limits.place(place))).err();
     drop(limits);
     let client = Client {
         id: captured.id,
@@ -67,8 +70,7 @@ fn try_take(filter: &Rc<Filter>, captured: Captured) -> Result<(), &'static str>
         end_is_said: Cell::new(false),
         answered: Cell::new(false),
     };
-    let counted = Counted::new(filter, client, matches!(begin, Begin::Stream(_)));
-    tokio::task::spawn_local(serve(counted, begin));
+    tokio::task::spawn_local(serve(Counted::new(filter, client), begin));
     Ok(())
 }
 
@@ -90,14 +92,13 @@ fn stream_of(descriptor: OwnedFd) -> io::Result<UnixStream> {
 struct Counted {
     filter: Rc<Filter>,
     client: Rc<Client>,
-    /// By us, for its uid; else by interceptor.
-    for_uid: bool,
 }
 
 impl Counted {
-    fn new(filter: &Rc<Filter>, client: Client, for_uid: bool) -> Self {
+    /// The limits have counted it already.
+    fn new(filter: &Rc<Filter>, client: Client) -> Self {
         filter.open.set(filter.open.get().saturating_add(1));
-        Self { filter: Rc::clone(filter), client: Rc::new(client), for_uid }
+        Self { filter: Rc::clone(filter), client: Rc::new(client) }
     }
 }
 
@@ -105,9 +106,7 @@ impl Drop for Counted {
     fn drop(&mut self) {
         let filter = &self.filter;
         filter.open.set(filter.open.get().saturating_sub(1));
-        if self.for_uid {
-            filter.limits.borrow_mut().close(self.client.uid());
-        }
+        filter.limits.borrow_mut().close(self.client.uid());
         if self.client.used.get() {
             filter.drain.leave();
         }

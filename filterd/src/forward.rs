@@ -251,7 +251,12 @@ async fn shake_hands(told: Told) -> Result<(SendRequest<Empty<Bytes>>, Wire), Fo
 /// Whether nobody can take another byte for this answer's end than we do: only then another's answer may follow it.
 fn ends_surely(response: &Response<Incoming>) -> bool {
     let headers = response.headers();
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let one_length = match (lengths.next(), lengths.next()) {
+        // and no list of it
+        (Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
+        (Some(_), Some(_)) | (None, _) => false,
+    };
     let mut connection = headers.get_all(header::CONNECTION).iter();
     let stays = match (connection.next(), connection.next()) {
         (None, _) => true,
@@ -263,7 +268,7 @@ fn ends_surely(response: &Response<Incoming>) -> bool {
         status => !status.is_informational(),
     };
     response.version() == Version::HTTP_11
-        && lengths == 1
+        && one_length
         && stays
         && has_body
         && !headers.contains_key(header::TRANSFER_ENCODING)

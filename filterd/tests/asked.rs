@@ -3,11 +3,12 @@
 
 mod played;
 
-use imds_ipc::{FromFilterd, FromInterceptor, MAX_ANSWER};
-use played::{ALLOW_ALL, Filterd, GET, OK, Upstream, status_of};
+use imds_ipc::{DialFailure, FromFilterd, FromInterceptor, Hello, MAX_ANSWER};
+use played::{ALLOW_ALL, Filterd, GET, OK, PATIENCE, Upstream, status_of};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 const CLOSING: &str = "GET /a HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n";
 
@@ -100,6 +101,25 @@ fn the_place_that_interceptor_tells_counts_for_the_limit_of_a_uid() {
 }
 
 #[test]
+fn who_asks_and_goes_has_no_more_asks_under_way_than_connections() {
+    let mut filterd = Filterd::start_with(ALLOW_ALL, "connections_per_uid = 2");
+    // each the first as interceptor counts: the clients of those before it have gone
+    let under_way = [(); 2].map(|()| (filterd.ask(1000, 1, GET), filterd.hear_dial()));
+    let surplus = filterd.ask(1000, 1, GET);
+    assert_eq!(status_of(&filterd.hear_answer(surplus).0), 503);
+    let another = filterd.ask(1001, 1, GET);
+    filterd.dial().answer(OK);
+    assert_eq!(status_of(&filterd.hear_answer(another).0), 200);
+    for (id, dial) in under_way {
+        filterd.say(&FromInterceptor::DialFailed { dial, why: DialFailure::Refused }, None);
+        assert_eq!(status_of(&filterd.hear_answer(id).0), 502);
+    }
+    let next = filterd.ask(1000, 1, GET);
+    filterd.dial().answer(OK);
+    assert_eq!(status_of(&filterd.hear_answer(next).0), 200);
+}
+
+#[test]
 fn a_client_that_has_gone_costs_nothing_and_what_was_not_asked_for_ends_the_channel() {
     let mut filterd = Filterd::start(ALLOW_ALL);
     let id = filterd.ask(1000, 1, "GET /half");
@@ -133,13 +153,26 @@ fn a_socket_that_is_still_being_connected_is_waited_for_and_fails_as_a_dial_does
             drop(listener);
         }
         assert_eq!(status_of(&filterd.hear_answer(id).0), status);
+        let why = filterd.audit()["why"].as_str().map(str::to_owned);
+        assert_eq!(why.is_some_and(|why| why.contains("refused the connection")), !listens);
     }
     let mut impatient = Filterd::start_with(ALLOW_ALL, "dial_milliseconds = 50");
     let (_listener, socket) = connecting();
+    let begun = Instant::now();
     let id = impatient.ask(1000, 1, GET);
     let dial = impatient.hear_dial();
     impatient.say(&FromInterceptor::Dialling { dial }, Some(socket.as_fd()));
     assert_eq!(status_of(&impatient.hear_answer(id).0), 504);
+    assert!(begun.elapsed() < PATIENCE / 5, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn an_interceptor_of_the_previous_minor_asks_nothing_in_messages() {
+    let mut filterd = Filterd::start_saying(Hello::PREVIOUS);
+    filterd.ask(1000, 1, GET);
+    let (status, log) = filterd.end();
+    assert_eq!(status.code(), Some(75), "{log}");
+    assert!(log.contains("out of turn"), "{log}");
 }
 
 /// A listener that has no room, and a socket of 127.0.0.9 that connects to it.

@@ -3,7 +3,7 @@
 mod played;
 
 use imds_ipc::FromFilterd;
-use played::{ALLOW_ALL, Filterd, GET, OK, PATIENCE, Upstream};
+use played::{ALLOW_ALL, Client, Filterd, GET, OK, PATIENCE, Upstream};
 use std::io::{Read, Write};
 use std::time::Instant;
 
@@ -51,6 +51,7 @@ fn after_an_answer_whose_end_is_not_beyond_doubt_the_connection_is_not_used_agai
         ("GET", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok".into(), 2),
         ("GET", ok("\r\nokHTTP/1.1 200 OK\r\n"), 2),
         ("GET", ok("Content-Length: 2\r\n\r\nok"), 2),
+        ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok".into(), 2),
         ("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n".into(), 0),
         ("GET", "HTTP/1.1 204 No Content\r\n\r\n".into(), 0),
         ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\nok".into(), 0),
@@ -165,20 +166,38 @@ fn what_came_unasked_on_a_kept_connection_is_nobodys_answer() {
     assert_eq!(client.answer(), (200, "ok".into()));
 }
 
-#[test]
-fn kept_connections_are_few_and_gone_soon() {
-    let mut filterd = Filterd::start(ALLOW_ALL);
+/// Forty clients served at the same time, each by a connection that the service keeps.
+fn serve_forty(filterd: &mut Filterd) -> (Vec<Client>, Vec<Upstream>) {
     let mut clients: Vec<_> = (0..40).map(|_| filterd.connect(1000)).collect();
     let mut upstreams = Vec::new();
     for client in &mut clients {
         client.send(GET);
         upstreams.push(filterd.dial());
     }
-    let begun = Instant::now();
     for (upstream, client) in upstreams.iter_mut().zip(&mut clients) {
         serve(upstream, KEPT);
         assert_eq!(client.answer(), (200, "kept".into()));
     }
+    (clients, upstreams)
+}
+
+#[test]
+fn kept_connections_are_few() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let (mut clients, _upstreams) = serve_forty(&mut filterd);
+    for client in &mut clients {
+        client.send(GET);
+    }
+    for _ in 0..40 - 32 {
+        filterd.dial().answer(OK);
+    }
+}
+
+#[test]
+fn kept_connections_are_gone_soon_and_not_at_once() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let begun = Instant::now();
+    let (_clients, mut upstreams) = serve_forty(&mut filterd);
     let (kept, surplus) = upstreams.split_at_mut(32);
     for upstream in surplus {
         assert_eq!(upstream.0.read(&mut [0]).unwrap(), 0);

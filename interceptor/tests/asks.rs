@@ -5,28 +5,10 @@ mod world;
 
 use imds_ipc::{FromFilterd, FromInterceptor, MAX_ANSWER, MAX_ASKED};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use world::*;
-
-fn dial(to: &str) -> TcpStream {
-    let address: SocketAddr = to.parse().unwrap();
-    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
-fn read(stream: &mut impl Read, count: usize) -> String {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).unwrap();
-    String::from_utf8(bytes).unwrap()
-}
-
-fn is_reset(client: &mut TcpStream) -> bool {
-    client.read(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
-}
 
 #[test]
 fn a_clients_bytes_are_asked_in_a_message_and_answered_in_one_again_and_again() {

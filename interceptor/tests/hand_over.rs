@@ -5,19 +5,12 @@ mod world;
 
 use imds_ipc::{DialFailure, FromFilterd, FromInterceptor};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 use world::*;
 
 const ALICE: (u32, u32) = (2001, 3001);
 const BOB: (u32, u32) = (2002, 3002);
-
-fn dial(to: &str) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to.parse::<SocketAddr>().unwrap(), Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
 
 /// Answers each connection with its uid, closes it on purpose, and goes on until the channel ends.
 fn name_clients(filterd: &Filterd, count: usize) {
@@ -32,7 +25,7 @@ fn name_clients(filterd: &Filterd, count: usize) {
 
 fn who_am_i(to: &str) -> String {
     let mut answer = String::new();
-    dial(to).unwrap().read_to_string(&mut answer).unwrap();
+    dial(to).read_to_string(&mut answer).unwrap();
     answer
 }
 
@@ -120,7 +113,7 @@ fn a_uid_of_a_subordinate_range_counts_as_its_owner() {
         let client = as_user((100_005, 5), || who_am_i(V4));
         name_clients(&filterd, 1);
         assert_eq!(client.join().unwrap(), "2003");
-        let refused = as_user((300_005, 5), || dial(V4).unwrap_err().kind()).join().unwrap();
+        let refused = as_user((300_005, 5), || try_dial(V4).unwrap_err().kind()).join().unwrap();
         assert_eq!(refused, ErrorKind::ConnectionRefused);
     });
 }
@@ -146,7 +139,7 @@ fn echo(filterd: Filterd, count: usize) -> std::thread::JoinHandle<()> {
 
 /// Sends a mebibyte while it comes back, slowly read.
 fn mebibyte(to: &str, pause_every: usize) {
-    let stream = dial(to).unwrap();
+    let stream = dial(to);
     let mut writer = stream.try_clone().unwrap();
     let pattern: Vec<u8> =
         (0..1 << 20).map(|n: u32| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
@@ -212,7 +205,7 @@ fn a_filterd_that_reads_late_holds_the_client_back_and_loses_nothing() {
     privately("a_filterd_that_reads_late_holds_the_client_back_and_loses_nothing", || {
         let _world = World::start();
         let filterd = Filterd::attach();
-        let mut client = dial(V4).unwrap();
+        let mut client = dial(V4);
         let mut given = filterd.given();
         client.set_nonblocking(true).unwrap();
         let mut sent = 0;
@@ -235,7 +228,7 @@ fn half_closes_pass_both_ways() {
         let _world = World::start();
         let filterd = Filterd::attach();
         for to in [V4, V6] {
-            let mut client = dial(to).unwrap();
+            let mut client = dial(to);
             let given = filterd.given();
             let mut stream = given.stream;
             client.write_all(b"request").unwrap();
@@ -250,7 +243,7 @@ fn half_closes_pass_both_ways() {
             assert_eq!(answer, "answer");
 
             // filterd first; the client may still send, to nobody
-            let mut client = dial(to).unwrap();
+            let mut client = dial(to);
             let given = filterd.given();
             filterd.close(given.id, given.stream);
             assert_eq!(client.read(&mut [0; 10]).unwrap(), 0);
@@ -265,7 +258,7 @@ fn a_client_that_does_not_read_keeps_nothing_that_filterd_has_left() {
         let _world = World::start();
         let filterd = Filterd::attach();
         for to in [V4, V6] {
-            let client = dial(to).unwrap();
+            let client = dial(to);
             let mut given = filterd.given();
             given.stream.set_nonblocking(true).unwrap();
             while wait_for_room(&given.stream, Duration::from_millis(300)) {
@@ -288,7 +281,7 @@ fn a_clients_reset_ends_filterds_side() {
         let _world = World::start();
         let filterd = Filterd::attach();
         for bytes in [&b""[..], b"unread"] {
-            let mut client = dial(V4).unwrap();
+            let mut client = dial(V4);
             let mut given = filterd.given();
             client.write_all(bytes).unwrap();
             let mut got = vec![0; bytes.len()];
@@ -337,8 +330,8 @@ fn with_no_filterd_a_connection_waits_and_is_handed_over_or_reset_in_time() {
     privately("with_no_filterd_a_connection_waits_and_is_handed_over_or_reset_in_time", || {
         let _world = World::with("[limits]\nheld_connections = 3\n");
         let start = Instant::now();
-        let mut clients: Vec<_> = (0..3).map(|_| dial(V4).unwrap()).collect();
-        let fourth = dial(V4).and_then(|mut client| client.read(&mut [0; 1]));
+        let mut clients: Vec<_> = (0..3).map(|_| dial(V4)).collect();
+        let fourth = try_dial(V4).and_then(|mut client| client.read(&mut [0; 1]));
         assert_eq!(fourth.unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert!(start.elapsed() < Duration::from_millis(400), "over the limit: at once");
         for client in &mut clients {
@@ -347,7 +340,7 @@ fn with_no_filterd_a_connection_waits_and_is_handed_over_or_reset_in_time() {
         let waited = start.elapsed();
         assert!(waited > Duration::from_millis(600) && waited < Duration::from_millis(1000), "{waited:?}");
 
-        let mut clients: Vec<_> = (0..3).map(|_| dial(V4).unwrap()).collect();
+        let mut clients: Vec<_> = (0..3).map(|_| dial(V4)).collect();
         clients[0].write_all(b"sent while nobody was there").unwrap();
         drop(clients.pop());
         let filterd = Filterd::attach();
@@ -366,7 +359,7 @@ fn a_filterd_that_does_not_read_its_channel_holds_connections_until_it_does() {
     privately("a_filterd_that_does_not_read_its_channel_holds_connections_until_it_does", || {
         let _world = World::with("[limits]\nconnections_per_uid = 2000\nheld_connections = 2000\n");
         let filterd = Filterd::attach();
-        let clients: Vec<_> = (0..700).map(|_| dial(V4).unwrap()).collect();
+        let clients: Vec<_> = (0..700).map(|_| dial(V4)).collect();
         let start = Instant::now();
         let given: Vec<_> = (0..700).map(|_| filterd.given()).collect();
         assert!(
@@ -382,13 +375,13 @@ fn the_newest_filterd_gets_new_connections_and_the_older_keeps_its_own() {
     privately("the_newest_filterd_gets_new_connections_and_the_older_keeps_its_own", || {
         let _world = World::start();
         let older = Filterd::attach();
-        let mut client = dial(V4).unwrap();
+        let mut client = dial(V4);
         let mut given = older.given();
         let newer = Filterd::attach();
         // a message back and forth: then its hello has been read too
         newer.say(&FromFilterd::Dial { dial: 1, upstream: 9 });
         newer.receive();
-        let _second = dial(V4).unwrap();
+        let _second = dial(V4);
         let theirs = newer.given();
         assert_eq!(older.receive().0, FromInterceptor::Drain);
         assert!(!older.wait(Duration::ZERO));

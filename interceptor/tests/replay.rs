@@ -5,38 +5,12 @@ mod world;
 
 use imds_ipc::{FromFilterd, FromInterceptor, Hello};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use world::*;
-
-fn dial(to: &str) -> TcpStream {
-    let address: SocketAddr = to.parse().unwrap();
-    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
-fn read(stream: &mut impl Read, count: usize) -> String {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).unwrap();
-    String::from_utf8(bytes).unwrap()
-}
-
-fn is_reset(client: &mut TcpStream) -> bool {
-    client.read(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
-}
-
-/// Nothing has come to the client, and its connection is not ended.
-fn is_open(client: &TcpStream) -> bool {
-    client.set_nonblocking(true).unwrap();
-    let blocked = (&*client).read(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
-    client.set_nonblocking(false).unwrap();
-    blocked
-}
 
 /// Says that so many more bytes of the client's are answered, and answers them. `before`: bytes written before.
 fn answer(filterd: &Filterd, given: &mut Given, bytes: u32, before: usize, text: &str) {

@@ -126,7 +126,13 @@ fn an_idle_one_sleeps() {
             let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
             line.split_whitespace().last().unwrap().parse::<u64>().unwrap()
         };
-        let_time_pass(Duration::from_millis(500)); // what the start still had to do
+        // until it has done what the start still had to do
+        let quiet = || {
+            let before = switches();
+            let_time_pass(Duration::from_millis(500));
+            before == switches()
+        };
+        assert!((0..30).any(|_| quiet()), "it never sleeps");
         let before = switches();
         let_time_pass(Duration::from_secs(4)); // the time measured
         let woken = switches() - before;

@@ -10,7 +10,6 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
@@ -121,12 +120,6 @@ while True:
     service
 }
 
-fn dial(to: &str) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to.parse::<SocketAddr>().unwrap(), Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    Ok(stream)
-}
-
 fn end(interceptor: &mut Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_child(interceptor), signal).unwrap();
     interceptor.wait().unwrap();
@@ -144,7 +137,7 @@ fn clients() -> [std::thread::JoinHandle<(String, Duration)>; 2] {
     [V4, V6].map(|to| {
         as_user(ALICE, move || {
             let begun = Instant::now();
-            let answer = dial(to).and_then(|mut stream| {
+            let answer = try_dial(to).and_then(|mut stream| {
                 let mut text = String::new();
                 stream.read_to_string(&mut text).map(|_| text)
             });
@@ -192,7 +185,7 @@ fn syns_wait_in_the_tun(settings: &str, full: bool) {
     // a stop that no start follows: the manager lets go of what it kept
     drop(manager);
     for to in [V4, V6] {
-        assert_eq!(dial(to).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert_eq!(try_dial(to).unwrap_err().kind(), ErrorKind::PermissionDenied);
     }
     service.kill().unwrap();
     service.wait().unwrap();
@@ -296,7 +289,7 @@ fn a_clean_stop_resets_connections_so_that_their_clients_do_not_wait() {
             let mut manager = Manager::new(keeps);
             let mut interceptor = manager.start();
             let filterd = Filterd::attach();
-            let mut client = dial(V4).unwrap();
+            let mut client = dial(V4);
             let _given = filterd.given();
             let begun = Instant::now();
             end(&mut interceptor, rustix::process::Signal::TERM);

@@ -11,13 +11,10 @@ import subprocess
 import sys
 import time
 
+# two programs that run beside each other: each further one would make the measure coarser
 PARTS = (
-    "ip rule",
-    "ip -6 rule",
-    "ip route show table 169254",
-    "ip -6 route show table 169254",
-    "ip xfrm policy",
-    "ip -6 xfrm policy",
+    ("ip -o -force -batch -", "address show dev imds0\nrule\nroute show table 169254\nxfrm policy\n"),
+    ("ip -6 -o -force -batch -", "rule\nroute show table 169254\n"),
 )
 TABLES = "nft list ruleset"
 SWITCH = "/proc/sys/net/ipv4/conf/{}/disable_xfrm"
@@ -92,15 +89,27 @@ def output(line):
     return subprocess.run(line.split(), check=True, capture_output=True, text=True).stdout
 
 
+def asked(line, words):
+    program = subprocess.Popen(line.split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    program.stdin.write(words.encode())
+    program.stdin.close()
+    return program
+
+
 def snapshot():
     """What the capture consists of, link-local addresses aside, which the kernel makes up anew."""
+    programs = [asked(*part) for part in PARTS]
+    lines = "".join(program.stdout.read().decode() for program in programs).splitlines()
+    for program in programs:
+        program.wait()
+    if "ruleset" in sys.argv:
+        lines += output(TABLES).splitlines()
     # A policy's `uid` is a label that the kernel does not look at; a set put back may bear another.
-    # Each program started makes the measure coarser.
-    parts = (*PARTS, TABLES) if "ruleset" in sys.argv else PARTS
-    text = re.sub(r" uid \d+", "", "".join(output(part) for part in parts))
-    state = output("ip -o address show dev imds0") + output("ip -o link show dev imds0").split("state")[0]
-    kept = [" ".join(line.split()[1:4]) for line in state.splitlines() if "fe80" not in line]
-    return text + "\n".join(kept) + switches()
+    kept = [re.sub(r" uid \d+", "", line) for line in lines if "fe80" not in line]
+    for name in ("flags", "mtu"):
+        with open(f"/sys/class/net/imds0/{name}") as file:
+            kept.append(file.read())
+    return "\n".join(kept) + switches()
 
 
 def main():

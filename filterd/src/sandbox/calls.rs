@@ -60,7 +60,7 @@ const ALLOWED_OLD: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll];
 const ALLOWED_OLD: &[libc::c_long] = &[];
 
 /// Nothing here tries these by mistake. `connect` is among them because it could turn an upstream connection, whose
-/// packets carry the mark, into one to somewhere else.
+/// packets carry the mark, into one to somewhere else; see also `fatal`.
 const FATAL: &[libc::c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -145,6 +145,11 @@ fn fatal() -> Result<Rules, BackendError> {
     let mut rules: Rules = always(FATAL).chain(always(FATAL_OLD)).collect();
     // a unix socket leads nowhere without connect
     rules.insert(libc::SYS_socket, vec![not_unix()?]);
+    // such a send connects a socket whose connection failed, or has ended, to wherever it names
+    let fast_open = bits(libc::MSG_FASTOPEN);
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2)] {
+        rules.insert(call, vec![argument(flags, SeccompCmpOp::MaskedEq(fast_open), fast_open)?]);
+    }
     Ok(rules)
 }
 

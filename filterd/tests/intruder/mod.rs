@@ -2,11 +2,12 @@
 //! Attempts are harmless where they work: they touch the process itself, loopback and /dev/null.
 
 use imds_settings::{Accounts, Sandbox, Settings};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
 use std::fs::File;
 use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
@@ -33,6 +34,8 @@ pub(crate) struct Attempt {
 struct Held {
     listener: TcpListener,
     upstream: TcpStream,
+    /// An upstream that could not be reached.
+    unreached: OwnedFd,
     datagram: UnixDatagram,
     open: File,
     parent: rustix::process::Pid,
@@ -83,6 +86,19 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     killed("turn the upstream connection elsewhere", |held| {
         Ok(rustix::net::connect(&held.upstream, &held.listener.local_addr()?)
             .or_else(|errno| if errno == rustix::io::Errno::ISCONN { Ok(()) } else { Err(errno) })?)
+    }),
+    // without a word of connecting, where a connection failed or has ended (tcp(7), TCP Fast Open)
+    killed("turn a failed upstream connection elsewhere", |held| {
+        turned(&held.unreached, |data, flags| {
+            Ok(rustix::net::sendto(&held.unreached, data, flags, &held.listener.local_addr()?)?)
+        })
+    }),
+    killed("turn it elsewhere with a message", |held| {
+        turned(&held.unreached, |data, flags| {
+            let (to, data) = (held.listener.local_addr()?, [io::IoSlice::new(data)]);
+            let none = &mut rustix::net::SendAncillaryBuffer::default();
+            Ok(rustix::net::sendmsg_addr(&held.unreached, &to, &data, none, flags)?)
+        })
     }),
     killed("connect a unix socket", |held| {
         let name = rustix::net::SocketAddrUnix::new_abstract_name(b"imds-intruder-nobody")?;
@@ -164,6 +180,24 @@ fn made(family: AddressFamily, kind: SocketType) -> io::Result<()> {
     Ok(rustix::net::socket(family, kind, None).map(drop)?)
 }
 
+/// Sends twice: the first is told that the connection failed, and the socket is as new from then on.
+fn turned(
+    socket: &OwnedFd,
+    send: impl Fn(&[u8], rustix::net::SendFlags) -> io::Result<usize>,
+) -> io::Result<()> {
+    let fast_open = rustix::net::SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
+    let mut ended = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::OUT)];
+    rustix::event::poll(&mut ended, None)?;
+    match send(b"x", fast_open) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        other => return Err(io::Error::other(format!("no failed connection: {other:?}"))),
+    }
+    match send(b"x", fast_open) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Runs one attempt in a process of its own.
 pub(crate) fn play(name: &str, locked: bool) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -215,9 +249,21 @@ fn hold() -> Held {
     Held {
         listener,
         upstream,
+        unreached: unreached().unwrap(),
         datagram: UnixDatagram::unbound().unwrap(),
         open: File::open("/dev").unwrap(),
         parent: rustix::process::getppid().unwrap(),
+    }
+}
+
+/// As interceptor passes it: being connected, here to a port that nobody listens at.
+fn unreached() -> io::Result<OwnedFd> {
+    let nobody = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None)?;
+    match rustix::net::connect(&socket, &nobody) {
+        Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
+        other => Err(io::Error::other(format!("not being connected: {other:?}"))),
     }
 }
 

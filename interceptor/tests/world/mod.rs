@@ -1,7 +1,10 @@
 //! A private network for a test: an instance with the interceptor under test, a cloud with the service's addresses.
 //! Must not touch anything outside: each test runs itself again in namespaces of its own, which end with it.
-#![allow(dead_code, reason = "each test file uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
+mod client;
+
+pub(crate) use client::*;
 use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Needs, Subject, channel};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
