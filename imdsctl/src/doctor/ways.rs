@@ -119,8 +119,29 @@ fn finding(what: String, led: io::Result<Led>) -> Finding {
         Ok(Led::Past(how)) => Finding::fail(format!("{what}: PAST THE FILTER: {how}")),
         Ok(Led::ToTheFilter) => Finding::pass(format!("{what}: ends at the filter")),
         Ok(Led::Nowhere(why)) => Finding::pass(format!("{what}: {why}")),
-        Err(error) => Finding::pass(format!("{what}: {error}")),
+        Err(error) if refuses(&error) => Finding::pass(format!("{what}: {error}")),
+        Err(error) => Finding::note(format!("{what}: could not be tried: {error}")),
     }
+}
+
+/// Whether a kernel says so to whom it does not let pass, or does not offer the way to. Else nothing is known of the way.
+fn refuses(error: &io::Error) -> bool {
+    let refusals = [
+        Errno::PERM,
+        Errno::ACCESS,
+        Errno::CONNREFUSED,
+        Errno::CONNRESET,
+        Errno::HOSTUNREACH,
+        Errno::NETUNREACH,
+        Errno::TIMEDOUT,
+        Errno::ADDRNOTAVAIL,
+        Errno::AFNOSUPPORT,
+        Errno::PROTONOSUPPORT,
+        Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
+    ];
+    error.kind() == io::ErrorKind::Unsupported
+        || error.raw_os_error().is_some_and(|code| refusals.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 fn tried(way: Way, name: &str, to: SocketAddr, links: &[(String, Option<SocketAddr>)]) -> Vec<Finding> {
@@ -254,4 +275,17 @@ fn ask(socket: OwnedFd, to: SocketAddr, late: Option<&str>) -> io::Result<Led> {
         (false, true, Ok(_)) => Led::Nowhere("closed without an answer".into()),
         (false, true, Err(error)) => Led::Nowhere(format!("no answer: {error}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_that_could_not_be_tried_is_no_way_that_is_closed() {
+        let said = |errno: Errno| finding("a way".into(), Err(errno.into())).to_string();
+        assert_eq!(said(Errno::PERM), format!("PASS  a way: {}", io::Error::from(Errno::PERM)));
+        let unknown = format!("NOTE  a way: could not be tried: {}", io::Error::from(Errno::NFILE));
+        assert_eq!(said(Errno::NFILE), unknown);
+    }
 }
