@@ -219,6 +219,55 @@ fn whoever_asks_a_filterd_that_reads_nothing_is_reset_in_time() {
 }
 
 #[test]
+fn who_leaves_on_purpose_is_no_death_and_an_answer_ends_the_count_of_deaths() {
+    privately("who_leaves_on_purpose_is_no_death_and_an_answer_ends_the_count_of_deaths", || {
+        let _world = World::start();
+        let mut client = dial(V4);
+        client.write_all(b"one").unwrap();
+        for on_purpose in [true, true, false] {
+            let filterd = Filterd::attach_asked();
+            assert_eq!(filterd.asked().bytes, "one");
+            if on_purpose {
+                filterd.say(&FromFilterd::Leaving);
+            }
+        }
+        let filterd = Filterd::attach_asked();
+        filterd.answer(filterd.asked().id, "ONE", false);
+        assert_eq!(read(&mut client, 3), "ONE");
+        client.write_all(b"two").unwrap();
+        assert_eq!(filterd.asked().bytes, "two");
+        drop(filterd);
+        let filterd = Filterd::attach_asked();
+        filterd.answer(filterd.asked().id, "TWO", false);
+        assert_eq!(read(&mut client, 3), "TWO");
+    });
+}
+
+#[test]
+fn an_ask_that_finds_no_room_is_had_by_who_answered_its_client_before_as_soon_as_it_reads() {
+    privately(
+        "an_ask_that_finds_no_room_is_had_by_who_answered_its_client_before_as_soon_as_it_reads",
+        || {
+            let _world = World::start();
+            let filterd = Filterd::attach_asked();
+            let mut client = dial(V4);
+            client.write_all(b"one").unwrap();
+            let asked = filterd.asked();
+            filterd.answer(asked.id, "ONE", false);
+            assert_eq!(read(&mut client, 3), "ONE");
+            let mut others: Vec<_> = (0..400).map(|_| dial(V4)).collect();
+            for other in &mut others {
+                other.write_all(&[b'x'; 1000]).unwrap();
+            }
+            client.write_all(b"two").unwrap();
+            while filterd.asked().id != asked.id {}
+            filterd.answer(asked.id, "TWO", false);
+            assert_eq!(read(&mut client, 3), "TWO");
+        },
+    );
+}
+
+#[test]
 fn an_idle_connection_is_ended_in_time_and_an_end_that_is_meant_comes_at_once() {
     privately("an_idle_connection_is_ended_in_time_and_an_end_that_is_meant_comes_at_once", || {
         let _world = World::with("[limits]\nidle_seconds = 1\n");

@@ -21,7 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// A test that waits for longer has failed.
@@ -366,10 +366,13 @@ impl Filterd {
     pub fn end(&mut self) -> (ExitStatus, String) {
         let mut log = String::new();
         // the log ends when the process does
-        while let Ok(line) = self.log.recv_timeout(PATIENCE) {
-            log.push_str(&line);
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) => log.push_str(&line),
+                Err(RecvTimeoutError::Disconnected) => return (self.child.wait().unwrap(), log),
+                Err(RecvTimeoutError::Timeout) => panic!("filterd does not end: {log}"),
+            }
         }
-        (self.child.wait().unwrap(), log)
     }
 
     pub fn terminate(&self) {
