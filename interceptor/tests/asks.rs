@@ -10,6 +10,13 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use world::*;
 
+/// A client that does so is served when those before it are.
+fn end_without_a_word() {
+    let mut client = dial(V4);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+}
+
 #[test]
 fn a_clients_bytes_are_asked_in_a_message_and_answered_in_one_again_and_again() {
     privately("a_clients_bytes_are_asked_in_a_message_and_answered_in_one_again_and_again", || {
@@ -240,6 +247,51 @@ fn who_leaves_on_purpose_is_no_death_and_an_answer_ends_the_count_of_deaths() {
         let filterd = Filterd::attach_asked();
         filterd.answer(filterd.asked().id, "TWO", false);
         assert_eq!(read(&mut client, 3), "TWO");
+    });
+}
+
+#[test]
+fn a_filterd_that_is_slow_and_reads_on_is_waited_for_by_all_in_their_order() {
+    privately("a_filterd_that_is_slow_and_reads_on_is_waited_for_by_all_in_their_order", || {
+        let _world = World::start();
+        let filterd = Filterd::attach_asked();
+        let mut clients: Vec<_> = (0..300).map(|_| dial(V4)).collect();
+        end_without_a_word();
+        for client in &mut clients {
+            client.write_all(&[b'x'; 1000]).unwrap();
+        }
+        let mut order = Vec::new();
+        let begun = Instant::now();
+        for _ in &clients {
+            let_time_pass(Duration::from_millis(7)); // what a request costs it
+            let asked = filterd.asked();
+            filterd.answer(asked.id, "answer", false);
+            order.push(clients.iter().position(|client| client.local_addr().unwrap() == asked.client));
+        }
+        assert!(begun.elapsed() > 2 * Duration::from_millis(800), "longer than anybody is held otherwise");
+        assert!(order.is_sorted(), "{order:?}");
+        for client in &mut clients {
+            assert_eq!(read(client, 6), "answer");
+        }
+    });
+}
+
+#[test]
+fn what_a_filterd_lets_fall_waits_for_a_newer_one_no_longer_because_it_answers_others() {
+    privately("what_a_filterd_lets_fall_waits_for_a_newer_one_no_longer_because_it_answers_others", || {
+        let _world = World::start();
+        let filterd = Filterd::attach_asked();
+        let (mut fallen, mut other) = (dial(V4), dial(V4));
+        fallen.write_all(b"half").unwrap();
+        drop(filterd.open(filterd.asked().id));
+        let begun = Instant::now();
+        while is_open(&fallen) {
+            assert!(begun.elapsed() < Duration::from_secs(3), "it waits on");
+            other.write_all(b"x").unwrap();
+            filterd.answer(filterd.asked().id, "y", false);
+            assert_eq!(read(&mut other, 1), "y");
+        }
+        assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
     });
 }
 

@@ -124,6 +124,9 @@ impl EventLoop {
         now: Instant,
     ) -> Result<(), PeerError> {
         let until = now + self.limits.idle();
+        if self.peers.newest() == Some(peer) {
+            self.note_moved(now);
+        }
         let taken = self.of_peer(peer, id, |connection| {
             let course = &mut connection.course;
             let Place::Asked { bytes, .. } = course.place else { return Err(PeerError::NotAnswered) };

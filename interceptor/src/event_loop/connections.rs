@@ -89,6 +89,7 @@ impl EventLoop {
 
     fn serve_connection(&mut self, key: usize, now: Instant) {
         let idle = self.limits.idle();
+        self.wait_on(key, now);
         let mut looked = self.netstack.with(key, |connection| step(connection, now, idle));
         if matches!(looked, Some(Step::HandOver)) {
             if self.confirm(key, now) && self.hand_over(key, now) != Offered::Taken {

@@ -26,6 +26,8 @@ pub(super) struct Held {
     pub(super) new: usize,
     /// Somebody may go on now.
     look: bool,
+    /// When the newest filterd last took one that waited, or answered somebody.
+    moved: Option<Instant>,
 }
 
 /// A suspect that a filterd has.
@@ -110,6 +112,27 @@ impl EventLoop {
         now + self.limits.hold().min(LONGEST_HOLD)
     }
 
+    pub(super) fn note_moved(&mut self, now: Instant) {
+        self.held.moved = Some(now);
+    }
+
+    /// A filterd that takes or answers others is slow and not dead: whoever waits for it waits on.
+    pub(super) fn wait_on(&mut self, key: usize, now: Instant) {
+        let Some(moved) = self.held.moved.filter(|_| !self.held.is_empty()) else { return };
+        let later = self.hold_until(moved);
+        let newest = self.peers.newest().and_then(|newest| self.peers.get_mut(newest)).map(|peer| peer.age());
+        self.netstack.with(key, |connection| {
+            // those that it left wait for a newer one
+            let may_have_it = newest.is_some_and(|age| age > connection.course.after);
+            if let Place::Held { until, .. } = &mut connection.course.place
+                && *until <= now
+                && may_have_it
+            {
+                *until = later;
+            }
+        });
+    }
+
     /// A connection waits whose filterd is gone, and all that this one wrote is on its way.
     pub(super) fn hold_again(&mut self, key: usize, now: Instant) {
         let until = self.hold_until(now);
@@ -150,7 +173,8 @@ impl EventLoop {
         let mut still = VecDeque::new();
         while let Some(id) = self.held.queue.pop_front() {
             match self.release(id, now) {
-                None | Some(Offered::Taken) => {}
+                None => {}
+                Some(Offered::Taken) => self.note_moved(now),
                 Some(Offered::Nobody) => still.push_back(id),
                 Some(Offered::Full) => {
                     still.push_back(id);
@@ -168,7 +192,10 @@ impl EventLoop {
         {
             match self.release(id, now) {
                 None => {}
-                Some(Offered::Taken) => self.held.trial = Some(Trial { id, until: now + TRIAL }),
+                Some(Offered::Taken) => {
+                    self.held.trial = Some(Trial { id, until: now + TRIAL });
+                    self.note_moved(now);
+                }
                 Some(Offered::Nobody | Offered::Full) => {
                     self.held.suspects.push_front(id);
                     break;

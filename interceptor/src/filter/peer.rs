@@ -214,8 +214,8 @@ impl Peer {
         message: &FromInterceptor,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<(), ChannelError> {
-        // nobody's connection is for a filterd that knows of such
-        if !self.unread.is_empty() || message.since() > self.minor {
+        // who was refused first has the next room; and nobody's connection is for a filterd that knows of none such
+        if self.needs_room() || message.since() > self.minor {
             return Err(ChannelError::WouldBlock);
         }
         // room for all of it: what a vector grew out of would not be wiped
