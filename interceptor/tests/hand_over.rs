@@ -307,7 +307,7 @@ fn a_port_is_used_again_at_once_after_close() {
         let filterd = Filterd::attach();
         let script = r#"
 import socket, time
-worst = 0
+times = []
 for n in range(300):
     start = time.monotonic()
     while True: # the kernel itself keeps the old socket until its FIN is acknowledged
@@ -316,8 +316,9 @@ for n in range(300):
         try: s.connect(("169.254.169.254", 80)); break
         except OSError as e: assert e.errno == 99
     assert s.recv(100); assert s.recv(100) == b""
-    s.close(); worst = max(worst, time.monotonic() - start)
-print(worst < 0.5)
+    s.close(); times.append(time.monotonic() - start)
+# but for five: a busy test machine delays any process now and then; a packet sent again takes 200 ms at least
+print(sorted(times)[-6] < 0.2 or times)
 "#;
         let client = std::thread::spawn(move || output("python3", &["-c", script]));
         name_clients(&filterd, 300);
