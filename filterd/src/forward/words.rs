@@ -103,3 +103,22 @@ fn put_header(bytes: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Forwa
     bytes.extend_from_slice(b"\r\n");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_would_end_a_line_or_a_target_is_written() {
+        let host = HeaderValue::from_static("h");
+        let write = |target, value| Words::write(Method::GET, target, &host, &[("x-a", value)]);
+        let said = write("/a?b", b"c d\te\xff").unwrap();
+        assert_eq!(said.bytes(), b"GET /a?b HTTP/1.1\r\nHost: h\r\nX-A: c d\te\xff\r\n\r\n");
+        for value in ["a\r\nb: c", "a\nb", "a\rb", "a\0b", "a\x7fb"] {
+            assert!(write("/", value.as_bytes()).is_err(), "{value:?}");
+        }
+        for target in ["/a b", "/a\r\n", "/a\nb", "/a\0", "/\u{e9}"] {
+            assert!(write(target, b"").is_err(), "{target:?}");
+        }
+    }
+}
