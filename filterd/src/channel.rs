@@ -159,43 +159,17 @@ impl Channel {
     }
 
     async fn hello(&self) -> Result<(), ChannelEnd> {
-        match self.message().await? {
-            (FromInterceptor::Hello(hello), None) => self.minor.set(Hello::OURS.agree(hello)?),
-            (FromInterceptor::Hello(_), Some(_)) => return Err(ChannelEnd::Descriptor),
-            (
-                FromInterceptor::Identity(_)
-                | FromInterceptor::Kept(_)
-                | FromInterceptor::Connection { .. }
-                | FromInterceptor::Asked { .. }
-                | FromInterceptor::Opened { .. }
-                | FromInterceptor::Gone { .. }
-                | FromInterceptor::Dialled { .. }
-                | FromInterceptor::Dialling { .. }
-                | FromInterceptor::DialFailed { .. }
-                | FromInterceptor::Drain,
-                _,
-            ) => return Err(ChannelEnd::OutOfTurn),
-        }
-        match self.message().await? {
-            (FromInterceptor::Identity(identity), None) => {
-                self.identity.set(Some(identity));
-                Ok(())
-            }
-            (FromInterceptor::Identity(_), Some(_)) => Err(ChannelEnd::Descriptor),
-            (
-                FromInterceptor::Hello(_)
-                | FromInterceptor::Kept(_)
-                | FromInterceptor::Connection { .. }
-                | FromInterceptor::Asked { .. }
-                | FromInterceptor::Opened { .. }
-                | FromInterceptor::Gone { .. }
-                | FromInterceptor::Dialled { .. }
-                | FromInterceptor::Dialling { .. }
-                | FromInterceptor::DialFailed { .. }
-                | FromInterceptor::Drain,
-                _,
-            ) => Err(ChannelEnd::OutOfTurn),
-        }
+        let (FromInterceptor::Hello(hello), descriptor) = self.message().await? else {
+            return Err(ChannelEnd::OutOfTurn);
+        };
+        none_with_it(descriptor)?;
+        self.minor.set(Hello::OURS.agree(hello)?);
+        let (FromInterceptor::Identity(identity), descriptor) = self.message().await? else {
+            return Err(ChannelEnd::OutOfTurn);
+        };
+        none_with_it(descriptor)?;
+        self.identity.set(Some(identity));
+        Ok(())
     }
 
     /// The next captured connection. Answers to dials are passed to who waits for them.
@@ -409,6 +383,10 @@ impl Channel {
         self.gone.set(true);
         self.moved.notify_waiters();
     }
+}
+
+fn none_with_it(descriptor: Option<OwnedFd>) -> Result<(), ChannelEnd> {
+    descriptor.map_or(Ok(()), |_| Err(ChannelEnd::Descriptor))
 }
 
 struct Asked<'a> {
