@@ -145,7 +145,7 @@ fn unsafe_to_run(error: SandboxError) -> Failure {
 fn become_nobody(settings: &Settings, accounts: &Accounts) -> Result<Vec<Missing>, Failure> {
     let name = &settings.filter.user;
     let user = sandbox::user(accounts, name).map_err(unsafe_to_run)?;
-    let room = sandbox::bound(&settings.limits).map_err(unsafe_to_run)?;
+    let room = sandbox::bound(settings).map_err(unsafe_to_run)?;
     let network = sandbox::enter(name, &user).map_err(unsafe_to_run)?;
     Ok(room.into_iter().chain(network).collect())
 }

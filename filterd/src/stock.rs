@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 /// ends just when it is taken.
 const LIFE: Duration = Duration::from_secs(2);
 /// To one upstream. More requests at once than this have their own.
-const MOST: usize = 32;
+pub(crate) const MOST: usize = 32;
 
 /// Those of one upstream, oldest first.
 type Shelf = VecDeque<(Instant, Line)>;

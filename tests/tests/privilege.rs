@@ -117,7 +117,8 @@ fn filterd_is_nobody_nowhere_and_has_nothing() {
     ]);
     assert_eq!(filterd.memory, "0");
     filterd.expect_limit("Max core file size", 0);
-    filterd.expect_limit("Max open files", 2 * 100 + 64);
+    // of two services 32 connections each are kept
+    filterd.expect_limit("Max open files", 2 * 100 + 64 + 2 * 32);
     filterd.expect_limit("Max address space", (256 << 20) + 100 * (3 * 8192 + (64 << 10)));
     let instance = text.lines().find_map(|line| line.strip_prefix("instance network: ")).unwrap();
     assert_ne!(filterd.network, instance);

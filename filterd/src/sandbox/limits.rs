@@ -2,10 +2,11 @@
 //! Not about clients: what one uid may have is in `limits` above.
 
 use super::{Missing, SandboxError, os};
-use imds_settings::Limits;
+use crate::stock;
+use imds_settings::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors beside those of connections: standard ones, epoll, the channel, signals, the service manager's.
+/// Descriptors beside those of connections, also of kept ones: standard ones, epoll, the channel, signals, the service manager's.
 const OTHER_DESCRIPTORS: u64 = 64;
 /// The program, its libraries, rules and names: a rules file of a hundred thousand lines fits twice.
 const OTHER_MEMORY: u64 = 256 << 20;
@@ -17,14 +18,16 @@ const CONNECTION_MEMORY: u64 = 64 << 10;
 ///
 /// # Errors
 /// When a limit cannot be set at all.
-pub fn bound(limits: &Limits) -> Result<Option<Missing>, SandboxError> {
+pub fn bound(settings: &Settings) -> Result<Option<Missing>, SandboxError> {
     setrlimit(Resource::Core, exactly(0)).map_err(os("forbidding core files"))?;
+    let limits = &settings.limits;
     let connections = u64::from(limits.connections);
     // a head grows by doubling, and both buffers are there while it is moved
     let each = u64::from(limits.head_bytes) * 3 + CONNECTION_MEMORY;
     let memory = OTHER_MEMORY + connections * each;
     setrlimit(Resource::As, no_more_than(Resource::As, memory)).map_err(os("bounding memory"))?;
-    bound_descriptors(connections * 2 + OTHER_DESCRIPTORS)
+    let kept = u64::try_from(settings.upstreams().count() * stock::MOST).unwrap_or(u64::MAX);
+    bound_descriptors((connections * 2 + OTHER_DESCRIPTORS).saturating_add(kept))
 }
 
 fn bound_descriptors(needed: u64) -> Result<Option<Missing>, SandboxError> {

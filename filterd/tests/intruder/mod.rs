@@ -274,7 +274,7 @@ fn lock() {
     settings.limits.connections = 16;
     let name = crate::played::filter_user();
     let user = imds_filterd::sandbox::user(&Accounts::open(), &name).unwrap();
-    imds_filterd::sandbox::bound(&settings.limits).unwrap();
+    imds_filterd::sandbox::bound(&settings).unwrap();
     imds_filterd::sandbox::enter(&name, &user).unwrap();
     let missing = imds_filterd::sandbox::lock(Sandbox::Required).unwrap();
     assert!(missing.is_empty(), "{missing:?}");
