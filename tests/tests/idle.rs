@@ -33,20 +33,28 @@ const TRAFFIC: &str =
     "for n in 1 2 3; do curl -sS -o /dev/null --max-time 5 http://169.254.169.254/latest/meta-data/; done
 imdsctl status --config $LAB_CONFIG >/dev/null";
 
-fn expect_calm(guard: &str) {
-    let script = format!("CALM={CALM} LIMIT=30\n{TRAFFIC}\n{WAIT_FOR_CALM}");
+/// The guard's switch, written by others; set back before any timer would make somebody look.
+const SWITCH_SET_BACK: &str = "echo 1 >/proc/sys/net/ipv4/conf/eth0/disable_xfrm
+began=$(date +%s%N)
+until [ $(cat /proc/sys/net/ipv4/conf/eth0/disable_xfrm) = 0 ]; do
+    [ $(($(date +%s%N) - began)) -lt 2000000000 ]
+done";
+
+/// Nothing runs, until `then` is run.
+fn expect_calm(guard: &str, then: &str) {
+    let script = format!("CALM={CALM} LIMIT=30\n{TRAFFIC}\n{WAIT_FOR_CALM}\n{then}");
     let lab = Lab::new().rules(RULES).config(&format!("[capture]\nguard = \"{guard}\"\n"));
     let _ = lab.script(&script).expect_success();
 }
 
 #[test]
-fn in_silence_none_of_the_processes_runs() {
-    expect_calm("xfrm");
+fn in_silence_none_of_the_processes_runs_until_the_guards_switch_is_written() {
+    expect_calm("xfrm", SWITCH_SET_BACK);
 }
 
 #[test]
 fn in_silence_none_of_the_processes_runs_with_the_other_guard() {
-    expect_calm("nftables");
+    expect_calm("nftables", "");
 }
 
 #[test]
