@@ -305,6 +305,22 @@ without_loss() {
 	[ $lost = 0 ] || { echo "$lost of 60 requests were lost while filterd was killed three times"; return 1; }
 }
 
+# What an upgrade does: the newer filterd gets what comes, the older one finishes and ends, and its parent with it.
+taken_over() {
+	lost=0
+	older=$supervisor
+	for number in $(jot 20); do
+		[ "$number" != 5 ] || start_filterd
+		found=$(as_root $service4 $name)
+		[ "$found" = 200 ] || lost=$((lost + 1))
+	done
+	[ $lost = 0 ] || { echo "$lost of 20 requests were lost while a newer filterd took over"; return 1; }
+	until_it_is ended ended_or_not "$older"
+}
+ended_or_not() {
+	kill -0 "$1" 2>/dev/null && echo runs || echo ended
+}
+
 filterd_killed_while_it_starts() {
 	stop_filterd
 	for delay in 0 0.01 0.02 0.05 0.1 0.2 0.5; do
@@ -413,6 +429,7 @@ end_to_end() {
 	check "a client on a port that upstream connections had is a client" reused_four_tuple
 	check "1,000 connections, 50 at a time" many
 	check "filterd is killed three times and no request is lost" without_loss
+	check "a newer filterd takes over and no request is lost" taken_over
 	filterd_killed_while_it_starts
 	printf 'Deny "/latest/meta-data/instance-id"\n' >>"$work/imds.conf"
 	check "reload" "$here/imdsctl" reload --config "$work/settings.toml" --allow-unknown
