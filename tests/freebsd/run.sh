@@ -292,7 +292,8 @@ many() {
 	# where machines are slow it is the start of clients that takes the time: one program a connection, and no more
 	jot 50 | xargs -P 50 -n 1 sh -c "for _ in \$(jot -s ' ' 20); do nc -w 10 $service4 80 <'$work/request'; done" \
 		>"$work/many" 2>"$work/nc"
-	is 1000 "$(grep -o 'HTTP/1.. 200' "$work/many" | grep -c .)"
+	found=$(grep -o 'HTTP/1.. [0-9]*' "$work/many" | awk '{ n[$2]++ } END { for (status in n) print n[status] " x " status }')
+	is "1000 x 200" "$found"
 }
 
 without_loss() {
