@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Response, header};
 use imds_ipc::{FromFilterd, Piece};
 use imds_rules::Version;
+use rustix::net::{SocketType, sockopt};
 use std::cell::{Cell, OnceCell};
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
@@ -81,8 +82,12 @@ enum Begin {
     Asked(Zeroizing<Vec<u8>>),
 }
 
-/// interceptor is not trusted to have made it so that it does not block.
+/// interceptor is not trusted to have made it so that it does not block, nor to have sent a socket: kqueue would wait for
+/// what never becomes readable, such as /dev/null.
 fn stream_of(descriptor: OwnedFd) -> io::Result<UnixStream> {
+    if sockopt::socket_type(&descriptor)? != SocketType::STREAM {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let stream = std::os::unix::net::UnixStream::from(descriptor);
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)

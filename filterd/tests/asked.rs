@@ -4,11 +4,8 @@
 mod played;
 
 use imds_ipc::{DialFailure, FromFilterd, FromInterceptor, Hello, MAX_ANSWER};
-use played::{ALLOW_ALL, Filterd, GET, OK, PATIENCE, Upstream, status_of};
+use played::{ALLOW_ALL, Filterd, GET, OK, status_of};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 const CLOSING: &str = "GET /a HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n";
 
@@ -133,60 +130,12 @@ fn a_client_that_has_gone_costs_nothing_and_what_was_not_asked_for_ends_the_chan
 }
 
 #[test]
-fn a_socket_that_is_still_being_connected_is_waited_for_and_fails_as_a_dial_does() {
-    let mut filterd = Filterd::start_with(ALLOW_ALL, "dial_milliseconds = 3000");
-    for (listens, status) in [(true, 200), (false, 502)] {
-        let (listener, socket) = connecting();
-        let id = filterd.ask(1000, 1, GET);
-        let dial = filterd.hear_dial();
-        filterd.say(&FromInterceptor::Dialling { dial }, Some(socket.as_fd()));
-        drop(socket);
-        if listens {
-            // with those before it accepted there is room, and its SYN comes again after a second
-            while let Ok((stream, _)) = listener.accept() {
-                if stream.peer_addr().is_ok_and(|peer| peer.ip().to_string() == "127.0.0.9") {
-                    Upstream(stream).answer(OK);
-                    break;
-                }
-            }
-        } else {
-            drop(listener);
-        }
-        assert_eq!(status_of(&filterd.hear_answer(id).0), status);
-        let why = filterd.audit()["why"].as_str().map(str::to_owned);
-        assert_eq!(why.is_some_and(|why| why.contains("refused the connection")), !listens);
-    }
-    let mut impatient = Filterd::start_with(ALLOW_ALL, "dial_milliseconds = 50");
-    let (_listener, socket) = connecting();
-    let begun = Instant::now();
-    let id = impatient.ask(1000, 1, GET);
-    let dial = impatient.hear_dial();
-    impatient.say(&FromInterceptor::Dialling { dial }, Some(socket.as_fd()));
-    assert_eq!(status_of(&impatient.hear_answer(id).0), 504);
-    assert!(begun.elapsed() < PATIENCE / 5, "{:?}", begun.elapsed());
-}
-
-#[test]
 fn an_interceptor_of_the_previous_minor_asks_nothing_in_messages() {
     let mut filterd = Filterd::start_saying(Hello::PREVIOUS);
     filterd.ask(1000, 1, GET);
     let (status, log) = filterd.end();
     assert_eq!(status.code(), Some(75), "{log}");
     assert!(log.contains("out of turn"), "{log}");
-}
-
-/// A listener that has no room, and a socket of 127.0.0.9 that connects to it.
-fn connecting() -> (TcpListener, OwnedFd) {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let to = listener.local_addr().unwrap();
-    let _first = TcpStream::connect(to).unwrap();
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
-    bind(&socket, &"127.0.0.9:0".parse::<SocketAddr>().unwrap()).unwrap();
-    assert_eq!(connect(&socket, &to), Err(rustix::io::Errno::INPROGRESS));
-    (listener, socket)
 }
 
 #[test]
@@ -200,4 +149,62 @@ fn an_ask_under_way_when_filterd_is_to_end_is_answered_first() {
     assert_eq!(filterd.hear(), FromFilterd::Leaving);
     let (status, log) = filterd.end();
     assert_eq!(status.code(), Some(0), "{log}");
+}
+
+// interceptor passes sockets that are being connected on Linux alone; so 127.0.0.9 need not be had elsewhere
+#[cfg(target_os = "linux")]
+mod connecting {
+    use super::played::{PATIENCE, Upstream};
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::time::Instant;
+
+    #[test]
+    fn a_socket_that_is_still_being_connected_is_waited_for_and_fails_as_a_dial_does() {
+        let mut filterd = Filterd::start_with(ALLOW_ALL, "dial_milliseconds = 3000");
+        for (listens, status) in [(true, 200), (false, 502)] {
+            let (listener, socket) = connecting();
+            let id = filterd.ask(1000, 1, GET);
+            let dial = filterd.hear_dial();
+            filterd.say(&FromInterceptor::Dialling { dial }, Some(socket.as_fd()));
+            drop(socket);
+            if listens {
+                // with those before it accepted there is room, and its SYN comes again after a second
+                while let Ok((stream, _)) = listener.accept() {
+                    if stream.peer_addr().is_ok_and(|peer| peer.ip().to_string() == "127.0.0.9") {
+                        Upstream(stream).answer(OK);
+                        break;
+                    }
+                }
+            } else {
+                drop(listener);
+            }
+            assert_eq!(status_of(&filterd.hear_answer(id).0), status);
+            let why = filterd.audit()["why"].as_str().map(str::to_owned);
+            assert_eq!(why.is_some_and(|why| why.contains("refused the connection")), !listens);
+        }
+        let mut impatient = Filterd::start_with(ALLOW_ALL, "dial_milliseconds = 50");
+        let (_listener, socket) = connecting();
+        let begun = Instant::now();
+        let id = impatient.ask(1000, 1, GET);
+        let dial = impatient.hear_dial();
+        impatient.say(&FromInterceptor::Dialling { dial }, Some(socket.as_fd()));
+        assert_eq!(status_of(&impatient.hear_answer(id).0), 504);
+        assert!(begun.elapsed() < PATIENCE / 5, "{:?}", begun.elapsed());
+    }
+
+    /// A listener that has no room, and a socket of 127.0.0.9 that connects to it.
+    fn connecting() -> (TcpListener, OwnedFd) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let to = listener.local_addr().unwrap();
+        let _first = TcpStream::connect(to).unwrap();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+        bind(&socket, &"127.0.0.9:0".parse::<SocketAddr>().unwrap()).unwrap();
+        assert_eq!(connect(&socket, &to), Err(rustix::io::Errno::INPROGRESS));
+        (listener, socket)
+    }
 }

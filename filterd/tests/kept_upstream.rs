@@ -3,7 +3,7 @@
 mod played;
 
 use imds_ipc::FromFilterd;
-use played::{ALLOW_ALL, Client, Filterd, GET, OK, PATIENCE, Upstream};
+use played::{ALLOW_ALL, Client, Filterd, GET, OK, PATIENCE, Upstream, wait_readable};
 use std::io::{Read, Write};
 use std::time::Instant;
 
@@ -157,10 +157,12 @@ fn what_came_unasked_on_a_kept_connection_is_nobodys_answer() {
     let mut filterd = Filterd::start(ALLOW_ALL);
     let mut client = filterd.connect(1000);
     client.send(GET);
-    let mut upstream = filterd.dial();
+    let (mut upstream, theirs) = filterd.dial_watched();
     serve(&mut upstream, KEPT);
     assert_eq!(client.answer(), (200, "kept".into()));
     upstream.0.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong").unwrap();
+    // what comes after the next request has gone looks like its answer
+    wait_readable(&theirs);
     client.send(GET);
     filterd.dial().answer(OK);
     assert_eq!(client.answer(), (200, "ok".into()));

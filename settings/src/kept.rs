@@ -98,11 +98,11 @@ impl Kept {
         }
     }
 
-    /// Whole or not at all.
+    /// Whole or not at all. Not synced: nothing here counts after the next boot, and clients wait for a start that would
+    /// wait for a disk (FreeBSD's /var/run is on one).
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut file = self.create(NEW)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
         fs::rename(self.path(NEW), self.path(name))
     }
 

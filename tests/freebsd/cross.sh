@@ -1,10 +1,11 @@
 #!/bin/sh
-# Builds for x86_64-unknown-freebsd on Debian or Ubuntu: `sh tests/freebsd/cross.sh check|link`.
+# Builds for x86_64-unknown-freebsd on Debian or Ubuntu: `sh tests/freebsd/cross.sh check|link|bundle`.
 # Must not need anything of FreeBSD's: rust's own standard library for the target, and zig, of PyPI, as linker.
 #
 #   check  clippy, every warning an error, of everything
-#   bundle what link makes, and run.sh, as target/freebsd-bundle.tar, to be unpacked on FreeBSD
-#   link   all programs and all test binaries, into target/x86_64-unknown-freebsd; then FREEBSD_RELEASE=yes for release
+#   bundle all programs as they are shipped, the unit tests and run.sh, as target/freebsd-bundle.tar, to be unpacked on
+#          FreeBSD
+#   link   all programs and all test binaries, into target/x86_64-unknown-freebsd; with FREEBSD_RELEASE=yes as shipped
 set -eu
 cd "$(dirname "$0")/../.."
 ZIG=0.17.1
@@ -38,10 +39,8 @@ LINKER
 	chmod 755 "$tools/linker"
 	export CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER="$tools/linker"
 	profile=
-	profile_dir=debug
 	[ "${FREEBSD_RELEASE:-no}" = yes ] || return 0
 	profile=--release
-	profile_dir=release
 }
 
 link() {
@@ -61,11 +60,14 @@ link)
 	link
 	;;
 bundle)
-	link
+	# the programs as they are shipped: what is run there is what people get, as fast as they get it
+	use_linker
+	cargo build --locked --release --workspace --bins --target "$TARGET"
 	bundle=target/freebsd-bundle
-	built=target/$TARGET/$profile_dir
+	built=target/$TARGET/release
 	rm -rf "$bundle"
 	mkdir -p "$bundle/unit"
+	cp -R rc.d "$bundle"
 	cp tests/freebsd/run.sh "$built/imds-interceptor" "$built/imds-filterd" "$built/imdsctl" "$built/imds-mock" "$bundle"
 	# the unit tests, and those that need neither a lab of Linux nor this tree
 	# shellcheck disable=SC2086
@@ -81,8 +83,8 @@ for line in sys.stdin:
     if "lib" in target["kind"] and package != "tests":
         shutil.copy(program, f"{sys.argv[1]}/unit/{package}")
     name = target["name"]
-    if "test" in target["kind"] and (package, name) in {
-        ("filterd", "sandbox"), ("filterd", "channel"), ("filterd", "exchanges"), ("filterd", "sent_is_judged"),
+    if "test" in target["kind"] and package == "filterd" and name in {
+        "asked", "channel", "exchanges", "kept_upstream", "reload", "sandbox", "sent_is_judged", "start", "tokens",
     }:
         shutil.copy(program, f"{sys.argv[1]}/unit/{package}-{name}")
 ' "$bundle"

@@ -337,13 +337,18 @@ impl Filterd {
 
     /// Answers the dial that has to come now with a connection to ourselves.
     pub fn dial(&mut self) -> Upstream {
+        self.dial_watched().0
+    }
+
+    /// The same, and filterd's end too: to be seen what has come on it.
+    pub fn dial_watched(&mut self) -> (Upstream, OwnedFd) {
         let dial = self.hear_dial();
         let theirs = TcpStream::connect(self.upstream.local_addr().unwrap()).unwrap();
         let (ours, _) = self.upstream.accept().unwrap();
         self.say(&FromInterceptor::Dialled { dial }, Some(theirs.as_fd()));
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         ours.set_write_timeout(Some(PATIENCE)).unwrap();
-        Upstream(ours)
+        (Upstream(ours), theirs.into())
     }
 
     pub fn fail_dial(&mut self, why: DialFailure) {
