@@ -14,11 +14,12 @@ pub(crate) fn render(report: &Report, charts: &[(&str, &str)]) -> Result<String,
     let mut out = String::new();
     writeln!(
         out,
-        "Linux {}, {} processors, medians of {} rounds and in brackets the least and the most; load average before: {}.{}\n",
+        "Linux {}, {} processors, medians of {} rounds and in brackets the least and the most; load average before: {}; stolen by the hypervisor meanwhile: {}.{}\n",
         report.kernel,
         report.processors,
         report.rounds,
         report.load_average.split(' ').next().unwrap_or(""),
+        table::stolen(report),
         if table::alone(report) {
             ""
         } else {

@@ -1,4 +1,4 @@
-//! What a process has used so far, as /proc tells it.
+//! What a process has used so far, and what others took, as /proc tells it.
 //! Only reads.
 
 use rustix::io::Errno;
@@ -68,6 +68,36 @@ pub(crate) fn resident(pids: &[u32]) -> io::Result<u64> {
     Ok(sum)
 }
 
+/// Time of all processors, in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticks {
+    all: u64,
+    /// Taken by the hypervisor while somebody here wanted it.
+    stolen: u64,
+}
+
+impl Ticks {
+    /// The part of all that was stolen.
+    #[expect(clippy::cast_precision_loss, reason = "ticks of a run are far below 2^52")]
+    pub(crate) fn stolen_since(self, before: Self) -> f64 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        self.stolen.saturating_sub(before.stolen) as f64 / all as f64
+    }
+}
+
+/// # Errors
+/// When the kernel does not tell.
+pub(crate) fn ticks() -> io::Result<Ticks> {
+    ticks_in(&fs::read_to_string("/proc/stat")?).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; guests' time is in the first two.
+fn ticks_in(stat: &str) -> Option<Ticks> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields: Vec<u64> = line.split_whitespace().take(8).map_while(|word| word.parse().ok()).collect();
+    Some(Ticks { all: fields.iter().sum(), stolen: *fields.get(7)? })
+}
+
 /// The process and those it started.
 ///
 /// # Errors
@@ -99,6 +129,17 @@ mod tests {
         assert!(spent > Duration::ZERO);
         assert!(resident(&me).unwrap() > 100_000);
         assert_eq!(with_children(me[0]).unwrap()[0], me[0]);
+    }
+
+    #[test]
+    fn what_the_hypervisor_took_is_a_part_of_all_time() {
+        let at = |text: &str| ticks_in(text).unwrap();
+        let before = at("cpu  100 0 50 800 10 0 0 40 7 7\ncpu0 1 1 1 1 1 1 1 1 0 0\n");
+        let after = at("cpu  120 0 60 840 10 0 0 70 9 9\n");
+        assert!((after.stolen_since(before) - 0.3).abs() < 1e-9);
+        assert!(before.stolen_since(before).abs() < 1e-9);
+        assert_eq!(ticks_in("cpu0 1 1 1 1 1 1 1 1\n"), None);
+        assert!(ticks().is_ok());
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) processors: usize,
     /// /proc/loadavg before the first round: above some tenths, others took part of the processors.
     pub(crate) load_average: String,
+    /// The part of the processors' time that the hypervisor took while samples were taken.
+    pub(crate) stolen: Option<Spread>,
     pub(crate) rounds: usize,
     pub(crate) loads: Vec<Measured>,
     /// Loads that differ in how much is asked of them each second.

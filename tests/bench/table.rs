@@ -3,6 +3,7 @@
 
 use crate::plot::number;
 use crate::report::{Measured, Report, Spread};
+use crate::rounds::STOLEN;
 use std::fmt::{self, Write};
 
 /// # Errors
@@ -11,8 +12,12 @@ pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
     let mut out = String::new();
     writeln!(
         out,
-        "{} rounds, {} processors, Linux {}, load average before: {}\n",
-        report.rounds, report.processors, report.kernel, report.load_average
+        "{} rounds, {} processors, Linux {}, load average before: {}, stolen by the hypervisor: {}\n",
+        report.rounds,
+        report.processors,
+        report.kernel,
+        report.load_average,
+        stolen(report)
     )?;
     if !alone(report) {
         writeln!(out, "OTHERS used the processors too: believe ratios within a round at most\n")?;
@@ -41,6 +46,14 @@ pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
 pub(crate) fn alone(report: &Report) -> bool {
     let others = report.load_average.split(' ').next().and_then(|word| word.parse().ok());
     others.is_some_and(|average: f64| average <= 0.5)
+        && report.stolen.is_none_or(|stolen| stolen.median <= STOLEN)
+}
+
+/// Median and most of the samples.
+pub(crate) fn stolen(report: &Report) -> String {
+    report.stolen.map_or("unknown".into(), |stolen| {
+        format!("{:.0} % of their time (at most {:.0} %)", 100.0 * stolen.median, 100.0 * stolen.most)
+    })
 }
 
 fn rates(out: &mut String, report: &Report) -> fmt::Result {
