@@ -169,6 +169,31 @@ fn what_a_dead_filterd_was_asked_the_next_one_is_asked_and_a_poison_costs_its_se
 }
 
 #[test]
+fn an_answer_given_before_its_giver_died_counts_though_something_lay_unread_at_its_side() {
+    privately("an_answer_given_before_its_giver_died_counts_though_something_lay_unread_at_its_side", || {
+        let world = World::start();
+        let dying = Filterd::attach_asked();
+        let (mut client, mut unread) = (dial(V4), dial(V4));
+        client.write_all(b"request").unwrap();
+        let asked = dying.asked();
+        // the kernel then tells of the end before it gives what was said
+        unread.write_all(b"unread").unwrap();
+        assert!(dying.wait(Duration::from_secs(5)));
+        world.signal(rustix::process::Signal::STOP);
+        dying.answer(asked.id, "answer", false);
+        drop(dying);
+        world.signal(rustix::process::Signal::CONT);
+        assert_eq!(read(&mut client, 6), "answer");
+        let next = Filterd::attach_asked();
+        let asked = next.asked();
+        assert_eq!((asked.client, asked.bytes.as_str()), (unread.local_addr().unwrap(), "unread"));
+        next.answer(asked.id, "answer", false);
+        assert_eq!(read(&mut unread, 6), "answer");
+        assert!(!next.wait(Duration::from_millis(20)), "the first was asked twice");
+    });
+}
+
+#[test]
 fn while_nobody_serves_an_ask_waits_800_ms_and_an_idle_connection_longer() {
     privately("while_nobody_serves_an_ask_waits_800_ms_and_an_idle_connection_longer", || {
         let _world = World::start();
