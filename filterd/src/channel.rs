@@ -30,6 +30,8 @@ const RETRY_TIME: Duration = Duration::from_millis(50);
 const MAX_UNSENT: usize = 16 * 1024;
 /// interceptor opens what it was asked to at once.
 const OPEN_TIME: Duration = Duration::from_secs(5);
+/// It obeys in milliseconds; an operator who waits learns of one that does not.
+const SYNC_TIME: Duration = Duration::from_secs(2);
 /// Messages taken before the exchanges get their turn.
 const MAX_BATCH: u32 = 64;
 
@@ -71,6 +73,8 @@ pub struct Channel {
     dials: RefCell<HashMap<u64, oneshot::Sender<DialResult>>>,
     /// Connections that interceptor was asked to open.
     opens: RefCell<HashMap<u64, oneshot::Sender<OwnedFd>>>,
+    /// Who waits until interceptor has obeyed, in order.
+    syncs: RefCell<VecDeque<oneshot::Sender<()>>>,
 }
 
 impl Channel {
@@ -126,6 +130,7 @@ impl Channel {
             next_dial: Cell::new(0),
             dials: RefCell::default(),
             opens: RefCell::default(),
+            syncs: RefCell::default(),
         })
     }
 
@@ -200,6 +205,7 @@ impl Channel {
                     self.settle(dial, Ok(Dialled::Connecting(stream)))?;
                 }
                 (FromInterceptor::DialFailed { dial, why }, None) => self.settle(dial, Err(why))?,
+                (FromInterceptor::Synced, None) => self.synced()?,
                 (FromInterceptor::Drain, None) if self.replays() => self.dismissed.notify_one(),
                 (FromInterceptor::Kept(blob), None) if self.kept_is_due.replace(false) => {
                     self.kept.replace(Some(blob));
@@ -220,7 +226,8 @@ impl Channel {
                     | FromInterceptor::Gone { .. }
                     | FromInterceptor::Dialled { .. }
                     | FromInterceptor::Dialling { .. }
-                    | FromInterceptor::DialFailed { .. },
+                    | FromInterceptor::DialFailed { .. }
+                    | FromInterceptor::Synced,
                     _,
                 ) => return Err(ChannelEnd::Descriptor),
             }
@@ -276,6 +283,23 @@ impl Channel {
         self.opens.borrow_mut().insert(connection, answer);
         self.say(&FromFilterd::Open { connection });
         timeout(OPEN_TIME, waiting).await.ok()?.ok()
+    }
+
+    fn synced(&self) -> Result<(), ChannelEnd> {
+        let waiting = self.syncs.borrow_mut().pop_front().ok_or(ChannelEnd::OutOfTurn)?;
+        let _ = waiting.send(()); // fails if nobody waits any longer
+        Ok(())
+    }
+
+    /// Until interceptor has obeyed what was said before this call, if it knows how to say so. Whether it did in time.
+    pub(crate) async fn obeyed(&self) -> bool {
+        if FromFilterd::Sync.since() > self.minor.get() {
+            return true;
+        }
+        let (answer, waiting) = oneshot::channel();
+        self.syncs.borrow_mut().push_back(answer);
+        self.say(&FromFilterd::Sync);
+        timeout(SYNC_TIME, waiting).await.is_ok_and(|answer| answer.is_ok())
     }
 
     /// Sends now, or as soon as there is room, in order. An interceptor of the previous minor is not told what it does
@@ -380,6 +404,7 @@ impl Channel {
     pub(crate) fn give_up(&self) {
         self.dials.borrow_mut().clear();
         self.opens.borrow_mut().clear();
+        self.syncs.borrow_mut().clear();
         self.gone.set(true);
         self.moved.notify_waiters();
     }

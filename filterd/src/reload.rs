@@ -100,11 +100,11 @@ impl Filter {
         (self.generation.get(), self.in_force().names().to_vec())
     }
 
-    /// Puts a set in force.
+    /// Puts a set in force, at interceptor too.
     ///
     /// # Errors
     /// Why not; nothing is changed then.
-    pub(crate) fn reload(&self, set: RuleSet) -> Result<control::InForce, String> {
+    pub(crate) async fn reload(&self, set: RuleSet) -> Result<control::InForce, String> {
         let in_force = InForce::of(set, SystemTime::now()).map_err(|why| why.to_string())?;
         let needs = served_by(&in_force, self.groups, self.interceptor.identity())?;
         self.interceptor.need(needs, in_force.mode());
@@ -113,6 +113,11 @@ impl Filter {
         self.exchange(in_force);
         self.reloaded.notify_one();
         say_in_force(&told);
+        if !self.interceptor.obeyed().await {
+            tracing::warn!(
+                "imds-interceptor does not say that it has taken what these rules need and their mode"
+            );
+        }
         Ok(told)
     }
 

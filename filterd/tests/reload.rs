@@ -4,7 +4,7 @@
 mod played;
 
 use imds_ipc::control::{Ask, CONTROL_DIRECTORY, CONTROL_SOCKET, InForce, Mode, Reply, RuleSet, rest_of};
-use imds_ipc::{FromFilterd, Identity, Lack, Needs};
+use imds_ipc::{FromFilterd, FromInterceptor, Hello, Identity, Lack, Needs};
 use imds_rules::Names;
 use played::{ALLOW_ALL, Filterd, GET, OK, PATIENCE, Place, program};
 use std::io::{ErrorKind, Read, Write};
@@ -45,29 +45,45 @@ fn set(rules: &str) -> RuleSet {
     }
 }
 
-fn ask(filterd: &Filterd, set: RuleSet) -> Reply {
+fn ask(filterd: &Filterd, set: RuleSet) -> UnixStream {
     let mut stream = call(filterd);
     let mut frame = Vec::new();
     Ask::Reload(set).encode(&mut frame);
     stream.write_all(&frame).unwrap();
-    reply(&mut stream)
+    stream
 }
 
 #[track_caller]
-fn reload(filterd: &mut Filterd, rules: &str) -> InForce {
-    match ask(filterd, set(rules)) {
-        Reply::InForce(told) => {
-            assert_eq!(filterd.hear(), FromFilterd::Mode(told.mode));
-            assert!(matches!(filterd.hear(), FromFilterd::Needs(_)), "needs are said again");
-            told
-        }
+fn in_force(stream: &mut UnixStream) -> InForce {
+    match reply(stream) {
+        Reply::InForce(told) => told,
         other => panic!("{other:?}"),
     }
 }
 
+/// interceptor is told of the new rules.
+#[track_caller]
+fn hear_new(filterd: &mut Filterd) -> (Mode, Needs) {
+    let (FromFilterd::Mode(mode), FromFilterd::Needs(needs)) = (filterd.hear(), filterd.hear()) else {
+        panic!("something else");
+    };
+    assert_eq!(filterd.hear(), FromFilterd::Sync);
+    (mode, needs)
+}
+
+#[track_caller]
+fn reload(filterd: &mut Filterd, rules: &str) -> InForce {
+    let mut stream = ask(filterd, set(rules));
+    let (mode, _) = hear_new(filterd);
+    filterd.say(&FromInterceptor::Synced, None);
+    let told = in_force(&mut stream);
+    assert_eq!(told.mode, mode);
+    told
+}
+
 #[track_caller]
 fn refused(filterd: &Filterd, set: RuleSet) -> String {
-    match ask(filterd, set) {
+    match reply(&mut ask(filterd, set)) {
         Reply::Refused(why) => why,
         other => panic!("{other:?}"),
     }
@@ -148,10 +164,45 @@ fn what_the_new_rules_need_of_clients_is_asked_for() {
         ("Allow unit a.service \"/\"\n", false, true),
         ("Allow \"/\"\n", false, false),
     ] {
-        assert!(matches!(ask(&filterd, set(rules)), Reply::InForce(_)));
-        assert_eq!(filterd.hear(), FromFilterd::Mode(Mode::Enforce));
-        assert_eq!(filterd.hear(), FromFilterd::Needs(Needs { groups, unit }), "{rules}");
+        let _stream = ask(&filterd, set(rules));
+        assert_eq!(hear_new(&mut filterd), (Mode::Enforce, Needs { groups, unit }), "{rules}");
+        filterd.say(&FromInterceptor::Synced, None);
     }
+}
+
+#[test]
+fn a_reload_is_over_when_interceptor_has_obeyed() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut stream = ask(&filterd, set("Deny \"/\"\n"));
+    hear_new(&mut filterd);
+    is_answered(&mut filterd, 1000, 403);
+    stream.set_nonblocking(true).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "a reply too early");
+    stream.set_nonblocking(false).unwrap();
+    filterd.say(&FromInterceptor::Synced, None);
+    assert_eq!(in_force(&mut stream).count, 1);
+    // one that never says so is told of
+    let mut stream = ask(&filterd, set(ALLOW_ALL));
+    hear_new(&mut filterd);
+    in_force(&mut stream);
+    // and too late is no fault
+    filterd.say(&FromInterceptor::Synced, None);
+    is_answered(&mut filterd, 1000, 200);
+    filterd.say(&FromInterceptor::Synced, None);
+    filterd.hear_end();
+    let (status, log) = filterd.end();
+    assert!(!status.success() && log.contains("out of turn"), "{log}");
+    assert!(log.contains("imds-interceptor does not say that it has taken"), "{log}");
+}
+
+#[test]
+fn an_interceptor_of_the_previous_minor_is_not_waited_for() {
+    let mut filterd = Filterd::start_saying(Hello::PREVIOUS);
+    let mut stream = ask(&filterd, set("Deny \"/\"\n"));
+    in_force(&mut stream);
+    assert!(matches!(filterd.hear(), FromFilterd::Mode(_)));
+    assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
+    is_answered(&mut filterd, 1000, 403);
 }
 
 #[test]
@@ -202,8 +253,9 @@ fn callers_that_say_nonsense_or_nothing_cost_only_themselves() {
 fn a_newer_filterd_answers_to_the_name_of_an_older_one() {
     let older = Filterd::start(ALLOW_ALL);
     let mut newer = Filterd::beside(&older);
-    assert!(matches!(ask(&older, set("Deny \"/\"\n")), Reply::InForce(_)));
-    assert!(matches!(newer.hear(), FromFilterd::Mode(_)), "the newer one took it");
-    assert!(matches!(newer.hear(), FromFilterd::Needs(_)));
+    let mut stream = ask(&older, set("Deny \"/\"\n"));
+    hear_new(&mut newer);
+    newer.say(&FromInterceptor::Synced, None);
+    in_force(&mut stream);
     is_answered(&mut newer, 1000, 403);
 }

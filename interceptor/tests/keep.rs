@@ -1,4 +1,5 @@
-//! What interceptor keeps for filterd: given to the next one as it is, and taken of the newest alone.
+//! What interceptor keeps for filterd: given to the next one as it is, and taken of the newest alone; and when it says
+//! that it has obeyed.
 //! Looks into no byte of it.
 #![cfg(target_os = "linux")]
 
@@ -42,6 +43,22 @@ fn what_a_filterd_asks_to_keep_the_next_ones_are_given_once() {
         drop((first, second));
         let third = Filterd::attach();
         assert_eq!(next(&third), FromInterceptor::Kept(blob(2)));
+    });
+}
+
+#[test]
+fn what_was_said_before_is_in_effect_when_filterd_hears_so() {
+    privately("what_was_said_before_is_in_effect_when_filterd_hears_so", || {
+        let _world = World::start();
+        let filterd = Filterd::attach_asked();
+        filterd.say(&FromFilterd::Dial { dial: 9, upstream: 99 });
+        for _ in 0..2 {
+            filterd.say(&FromFilterd::Sync);
+        }
+        assert_eq!(filterd.receive().0, NOTHING_MORE);
+        assert_eq!(filterd.receive().0, FromInterceptor::Synced);
+        assert_eq!(next(&filterd), FromInterceptor::Synced);
+        assert_eq!(filterd.receive().0, NOTHING_MORE);
     });
 }
 

@@ -109,6 +109,8 @@ pub enum FromInterceptor {
     },
     /// A newer filterd is attached: finish what is under way, and leave. Since minor 1.
     Drain,
+    /// The answer to one [`FromFilterd::Sync`]. Since minor 2.
+    Synced,
 }
 
 /// What filterd says to interceptor. Never with a descriptor.
@@ -158,6 +160,8 @@ pub enum FromFilterd {
     Open {
         connection: u64,
     },
+    /// Asks for [`FromInterceptor::Synced`] as soon as all that was said before is in effect. Since minor 2.
+    Sync,
     /// This filterd ends. It wants no further connections; those it closes from here on without [`FromFilterd::Close`]
     /// are for the next one. Since minor 1.
     Leaving,
@@ -177,7 +181,8 @@ impl FromInterceptor {
             | Self::Asked { .. }
             | Self::Gone { .. }
             | Self::DialFailed { .. }
-            | Self::Drain => false,
+            | Self::Drain
+            | Self::Synced => false,
         }
     }
 
@@ -185,7 +190,11 @@ impl FromInterceptor {
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
-            Self::Asked { .. } | Self::Opened { .. } | Self::Gone { .. } | Self::Dialling { .. } => 2,
+            Self::Asked { .. }
+            | Self::Opened { .. }
+            | Self::Gone { .. }
+            | Self::Dialling { .. }
+            | Self::Synced => 2,
             Self::Kept(_) | Self::Drain | Self::Connection { subject: Err(_), .. } => 1,
             Self::Hello(_)
             | Self::Identity(_)
@@ -211,7 +220,8 @@ impl FromInterceptor {
                 | Self::Dialled { .. }
                 | Self::Dialling { .. }
                 | Self::DialFailed { .. }
-                | Self::Drain => 0,
+                | Self::Drain
+                | Self::Synced => 0,
             }
     }
 
@@ -288,6 +298,7 @@ impl FromInterceptor {
                 });
             }
             Self::Drain => w.kind(kind::DRAIN),
+            Self::Synced => w.kind(kind::SYNCED),
         }
         w.finish();
     }
@@ -342,6 +353,7 @@ impl FromInterceptor {
                 },
             },
             kind::DRAIN => Self::Drain,
+            kind::SYNCED => Self::Synced,
             _ => return Err(DecodeError::Kind),
         };
         r.finish()?;
@@ -373,6 +385,7 @@ impl FromFilterd {
                 | Self::Answered { .. }
                 | Self::Reset { .. }
                 | Self::Open { .. }
+                | Self::Sync
                 | Self::Leaving => 0,
             }
     }
@@ -381,7 +394,7 @@ impl FromFilterd {
     #[must_use]
     pub fn since(&self) -> u8 {
         match self {
-            Self::Answer { .. } | Self::Open { .. } => 2,
+            Self::Answer { .. } | Self::Open { .. } | Self::Sync => 2,
             Self::Mode(_) | Self::Keep(_) | Self::Answered { .. } | Self::Reset { .. } | Self::Leaving => 1,
             Self::Hello(_) | Self::Needs(_) | Self::Dial { .. } | Self::Close { .. } => 0,
         }
@@ -434,6 +447,7 @@ impl FromFilterd {
                 w.kind(kind::OPEN);
                 w.u64(*connection);
             }
+            Self::Sync => w.kind(kind::SYNC),
             Self::Leaving => w.kind(kind::LEAVING),
         }
         w.finish();
@@ -458,6 +472,7 @@ impl FromFilterd {
                 Self::Answer { connection: r.u64()?, closes: r.bool()?, bytes: r.piece(MAX_ANSWER)? }
             }
             kind::OPEN => Self::Open { connection: r.u64()? },
+            kind::SYNC => Self::Sync,
             kind::LEAVING => Self::Leaving,
             _ => return Err(DecodeError::Kind),
         };

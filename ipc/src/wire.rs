@@ -36,6 +36,7 @@ pub(crate) mod kind {
     pub(crate) const OPENED: u16 = 10;
     pub(crate) const GONE: u16 = 11;
     pub(crate) const DIALLING: u16 = 12;
+    pub(crate) const SYNCED: u16 = 13;
     pub(crate) const DIAL: u16 = 16;
     pub(crate) const CLOSE: u16 = 17;
     pub(crate) const NEEDS: u16 = 18;
@@ -45,6 +46,7 @@ pub(crate) mod kind {
     pub(crate) const MODE: u16 = 22;
     pub(crate) const ANSWER: u16 = 23;
     pub(crate) const OPEN: u16 = 24;
+    pub(crate) const SYNC: u16 = 25;
     pub(crate) const KEEP: u16 = 28;
 }
 

@@ -131,11 +131,18 @@ fn containers_are_let_alone_and_counted_with_the_nftables_guard_and_a_reload_ref
         mode enforce; imdsctl reload --config "$LAB_CONFIG" >/dev/null
         inside
         imdsctl status --config "$LAB_CONFIG" | grep forwarded
-        mode audit; imdsctl reload --config "$LAB_CONFIG" >/dev/null
-        inside"#,
+        # a reload is over when interceptor has obeyed
+        for turn in 1 2 3; do
+            mode audit; imdsctl reload --config "$LAB_CONFIG" >/dev/null
+            inside
+            mode enforce; imdsctl reload --config "$LAB_CONFIG" >/dev/null
+            inside
+        done"#,
     );
     let said: Vec<&str> = text.lines().map(str::trim).collect();
-    assert_eq!(said, ["200", "audit True 0", "000", "forwarded    packets are refused", "200"], "{text}");
+    let (first, turns) = said.split_at(4);
+    assert_eq!(first, ["200", "audit True 0", "000", "forwarded    packets are refused"], "{text}");
+    assert_eq!(turns, ["200", "000"].repeat(3), "{text}");
 }
 
 #[test]

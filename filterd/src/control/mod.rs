@@ -49,15 +49,15 @@ async fn answer_all(filter: &Rc<Filter>, control: &Control) {
 async fn answer(filter: &Rc<Filter>, mut stream: UnixStream) -> io::Result<()> {
     let Some(frame) = read_frame(&mut stream).await? else { return Ok(()) };
     let reply = match Ask::decode(&frame) {
-        Ok(ask) => reply(filter, ask),
+        Ok(ask) => reply(filter, ask).await,
         Err(error) => Reply::Refused(format!("imds-filterd was sent {error}")),
     };
     write_frame(&mut stream, |bytes| reply.encode(bytes)).await
 }
 
-fn reply(filter: &Rc<Filter>, ask: Ask) -> Reply {
+async fn reply(filter: &Rc<Filter>, ask: Ask) -> Reply {
     match ask {
-        Ask::Reload(set) => match filter.reload(set) {
+        Ask::Reload(set) => match filter.reload(set).await {
             Ok(in_force) => Reply::InForce(in_force),
             Err(why) => {
                 tracing::warn!("reload refused, the rules in force stay: {why}");

@@ -102,6 +102,7 @@ impl EventLoop {
                 self.take_answer(key, *connection, *closes, bytes, now)
             }
             FromFilterd::Open { connection } => self.open(key, *connection),
+            FromFilterd::Sync => self.answer(key, &FromInterceptor::Synced, None),
             FromFilterd::Leaving => {
                 if let Some(peer) = self.peers.get_mut(key).filter(|peer| !peer.is_leaving()) {
                     peer.leave(now);
@@ -362,6 +363,7 @@ impl EventLoop {
                 | FromFilterd::Needs(_)
                 | FromFilterd::Mode(_)
                 | FromFilterd::Open { .. }
+                | FromFilterd::Sync
                 | FromFilterd::Dial { .. } => Ok(()),
             };
             if heard.is_err() {

@@ -183,6 +183,7 @@ impl Peer {
                 | FromFilterd::Reset { .. }
                 | FromFilterd::Answer { .. }
                 | FromFilterd::Open { .. }
+                | FromFilterd::Sync
                 | FromFilterd::Keep(_)
                 | FromFilterd::Leaving,
                 Stage::Greeted | Stage::Serving | Stage::Leaving,

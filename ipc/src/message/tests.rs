@@ -57,6 +57,7 @@ fn samples_from_interceptor() -> Vec<FromInterceptor> {
         FromInterceptor::Gone { id: 6 },
         FromInterceptor::Dialling { dial: 7 },
         FromInterceptor::Drain,
+        FromInterceptor::Synced,
         FromInterceptor::Kept(blob(0)),
         FromInterceptor::Kept(blob(MAX_BLOB)),
     ];
@@ -89,6 +90,7 @@ fn samples_from_filterd() -> Vec<FromFilterd> {
         FromFilterd::Answer { connection: 8, closes: true, bytes: Piece::of(b"x") },
         FromFilterd::Answer { connection: 8, closes: false, bytes: Piece::of(&[7; MAX_ANSWER]) },
         FromFilterd::Open { connection: 9 },
+        FromFilterd::Sync,
     ]
 }
 
@@ -241,6 +243,10 @@ fn the_bytes_that_version_1_2_added_stay_as_they_are_and_1_1_has_none_of_them() 
     assert_eq!(bytes, [19, 0, 0, 0, 1, 0, 23, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, b'o', b'k']);
     FromFilterd::Open { connection: 1 }.encode(&mut bytes);
     assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 24, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    FromFilterd::Sync.encode(&mut bytes);
+    assert_eq!(bytes, [8, 0, 0, 0, 1, 0, 25, 0]);
+    FromInterceptor::Synced.encode(&mut bytes);
+    assert_eq!(bytes, [8, 0, 0, 0, 1, 0, 13, 0]);
     FromInterceptor::Opened { id: 1 }.encode(&mut bytes);
     assert_eq!(bytes, [16, 0, 0, 0, 1, 0, 10, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     FromInterceptor::Gone { id: 1 }.encode(&mut bytes);
@@ -265,9 +271,9 @@ fn the_bytes_that_version_1_2_added_stay_as_they_are_and_1_1_has_none_of_them() 
         ]
     );
     let added = samples_from_filterd().into_iter().filter(|message| message.since() == 2).count();
-    assert_eq!(added, 3);
+    assert_eq!(added, 4);
     let added = samples_from_interceptor().into_iter().filter(|message| message.since() == 2).count();
-    assert_eq!(added, 5);
+    assert_eq!(added, 6);
 }
 
 #[test]
