@@ -146,6 +146,38 @@ fn rules_that_ask_for_what_the_kernel_cannot_tell_end_the_start_with_the_reason(
     }
 }
 
+/// Stops interceptor and lets it go on, at first often and then less and less.
+const NUDGE: &str = r#"cat >"$LAB/nudge.py" <<'EOF'
+import os, signal, time
+pause = 0.01
+while pause < 0.2:
+    try:
+        with open("/run/lab/interceptor.pid", encoding="ascii") as file:
+            pid = int(file.read())
+        for word in signal.SIGSTOP, signal.SIGCONT:
+            os.kill(pid, word)
+        pause *= 1.5
+    except (OSError, ValueError):
+        pass  # not there yet
+    time.sleep(pause)
+EOF
+"#;
+
+#[test]
+fn who_is_stopped_for_moments_while_it_starts_tells_all_the_same() {
+    let script = format!(
+        r#"{NUDGE}for start in 1 2 3; do
+            python3 "$LAB/nudge.py" & nudge=$!
+            imds-lab start interceptor
+            wait $nudge
+            imds-lab stop interceptor
+        done
+        grep -o 'identity: .*;' "$LAB/log/interceptor.log""#
+    );
+    let text = Lab::bare().rules("Allow \"/\"\n").script(&script).expect_success();
+    assert_eq!(text, "identity: full;\n".repeat(3));
+}
+
 #[test]
 fn the_audit_line_names_unit_and_process() {
     let script = "echo $$ >\"$LAB_CGROUPS/cgroup.procs\"; mkdir -p \"$LAB_CGROUPS/system.slice/a.service\"

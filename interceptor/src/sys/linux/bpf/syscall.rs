@@ -12,6 +12,9 @@ const NAME: usize = 16;
 const LICENCE: &[u8; 13] = b"Dual BSD/GPL\0";
 /// What the verifier says of a program it refuses.
 const VERIFIER_LOG: usize = 1 << 20;
+/// A signal, also one that stops us or wakes us up again, ends the verifier's work with EAGAIN (bpf_check() in
+/// kernel/bpf/verifier.c). Each attempt takes milliseconds, so more signals than that are meant to keep us from starting.
+const MAX_ATTEMPTS: u32 = 50;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(i32)]
@@ -141,7 +144,7 @@ pub(super) fn load_program(
             .name(48, name)
             .word(68, expected)
     };
-    bpf(Command::ProgramLoad, &mut attributes()).map_err(|error| {
+    undisturbed(|| bpf(Command::ProgramLoad, &mut attributes())).map_err(|error| {
         if error.kind() == io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(libc::EINVAL) {
             let mut log = vec![0; VERIFIER_LOG];
             let length = u32::try_from(log.len()).unwrap_or(0);
@@ -153,6 +156,17 @@ pub(super) fn load_program(
         }
         error
     })
+}
+
+/// Tries again what a signal cut short.
+fn undisturbed(load: impl Fn() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    for _ in 1..MAX_ATTEMPTS {
+        match load() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            done => return done,
+        }
+    }
+    load()
 }
 
 /// The line before the verifier's statistics says what is wrong.
