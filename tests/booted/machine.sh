@@ -48,6 +48,9 @@ install_machine() {
 # Ends at once; `wait_boot` waits.
 boot_machine() {
     ip netns add machine
+    # a new namespace takes the outer machine's values
+    # shellcheck disable=SC2016  # expanded by the shell inside
+    nsenter --net=/run/netns/machine sh -c 'for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >"$f"; done'
     mkdir "$HIERARCHY/machine.slice"
     (
         echo 0 >"$HIERARCHY/machine.slice/cgroup.procs"
@@ -59,18 +62,25 @@ boot_machine() {
 
 # Until the machine has booted, whatever became of its units.
 wait_boot() {
-    until PID1=$(pgrep -x systemd | head -n 1) && [ -n "$PID1" ] && [ -S "/proc/$PID1/root/run/systemd/private" ]; do
-        still_time 'the machine does not boot'
-    done
+    until_true 'the machine does not boot' runs
     mkdir -p "$HIERARCHY/machine.slice/tests.slice"
-    until inside systemctl -q is-active machine.target; do still_time 'the machine does not boot'; done
+    until_true 'the machine does not boot' inside systemctl -q is-active machine.target
 }
 
-# `still_time WHAT`: a pause between two looks; ends all after 60 seconds.
-began=$(date +%s)
-still_time() {
-    [ $(($(date +%s) - began)) -lt 30 ] || { echo "$1" >&2; cat /run/lab/log/machine.log >&2; exit 1; }
-    read -r _ <>/run/lab/never -t 0.05 2>/dev/null || true
+runs() {
+    PID1=$(pgrep -x systemd | head -n 1)
+    [ -n "$PID1" ] && [ -S "/proc/$PID1/root/run/systemd/private" ]
+}
+
+# `until_true WHAT COMMAND...`: waits until COMMAND succeeds; ends all if it does not within 30 seconds, and says WHAT.
+until_true() {
+    what=$1
+    shift
+    began=$(date +%s)
+    until "$@"; do
+        [ $(($(date +%s) - began)) -lt 30 ] || { echo "$what" >&2; cat /run/lab/log/machine.log >&2; exit 1; }
+        sleep 0.05
+    done
 }
 
 # As root of the machine, in all its namespaces.
@@ -95,7 +105,23 @@ fetch() {
     echo
 }
 
-# The link to the cloud, which the machine did not have so far.
+# Whether root is served.
+serves() {
+    [ "$(fetch root /latest/meta-data/hostname)" = 200 ]
+}
+
+# systemd closes what it kept of a service some time after the service has stopped.
+tun_gone() {
+    ! ip -n machine link show imds0 >/dev/null 2>&1
+}
+
+# `journal -u UNIT...`: all that was said since the boot. journald writes when it has time, unless it is asked to.
+journal() {
+    inside journalctl --sync
+    inside journalctl -q -b -o cat "$@"
+}
+
+# The link to the cloud, which the machine did not have so far. Both of its ends carry packets some time after they are up.
 plug() {
     ip -n instance link set eth0 netns machine
     ip -n machine -batch - <<END
@@ -105,4 +131,9 @@ address add 2001:db8::10/64 dev eth0 nodad
 route add default via 10.0.0.1
 route add default via 2001:db8::1
 END
+    until_true 'no carrier' plugged
+}
+
+plugged() {
+    ip -n machine link show eth0 | grep -q 'state UP' && ip -n cloud link show eth0 | grep -q 'state UP'
 }
