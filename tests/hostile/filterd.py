@@ -16,6 +16,10 @@ from wire import User, close, dial, hello, message, receive, send
 INTERCEPTOR = int(os.environ.get("LAB_INTERCEPTOR_PID", "0"))
 LOG = os.path.join(os.environ.get("LAB", "/run/lab"), "log/interceptor.log")
 SERVICE = {4: ("169.254.169.254", 80), 6: ("fd00:ec2::254", 80)}
+# Who lost a filterd is held for 0.8 s; the rest is for a machine that stands still for moments.
+RESET_WITHIN = 2
+# What a lost packet would cost, at least.
+LOST = 1
 WAYS = {}
 
 
@@ -103,7 +107,7 @@ def asked(sock):
     return int.from_bytes(fields[:8], "little")
 
 
-def expect_reset(sock, within):
+def expect_reset(sock):
     began = time.monotonic()
     try:
         while sock.recv(65536):
@@ -116,7 +120,7 @@ def expect_reset(sock, within):
     finally:
         sock.close()
     took = time.monotonic() - began
-    expect(took < within, f"reset after {took:.2f} s")
+    expect(took < RESET_WITHIN, f"reset after {took:.2f} s")
 
 
 @way
@@ -187,7 +191,7 @@ def claims_that_cannot_be():
         number, end_of_it = given(sock)
         send(sock, wire.answered(number, count, end))
         expect_dropped(sock)
-        expect_reset(alice, 1)
+        expect_reset(alice)
         end_of_it.close()
     # of connections that are nobody's
     sock = attached(1)
@@ -336,7 +340,7 @@ def gone_at_each_point():
         if step == 0:
             # its connection lies unread in the channel
             sock.close()
-            expect_reset(alice, 1)
+            expect_reset(alice)
             continue
         number, end = given(sock)
         if step == 1:
@@ -356,7 +360,7 @@ def gone_at_each_point():
         elif step == 6:
             end.shutdown(socket.SHUT_WR)
             end.shutdown(socket.SHUT_RD)
-        expect_reset(alice, 1)
+        expect_reset(alice)
         end.close()
         sock.close()
 
@@ -397,7 +401,7 @@ def never_reading_what_it_is_given():
     sock = attached()
     clients = [client() for _ in range(400)]
     for alice in clients[-50:]:
-        expect_reset(alice, 2)
+        expect_reset(alice)
     newer, bob = attached(), client()
     _, end = given(newer)
     end.send(b"served")
@@ -445,7 +449,7 @@ def in_and_out_without_end():
         time.sleep(0.01)  # fewer than may be held
     for child in children:
         os.waitpid(child, 0)
-    expect(worst < 0.5, f"a connection took {worst:.2f} s")
+    expect(worst < LOST, f"a connection took {worst:.2f} s")
     expect(os.path.getsize(LOG) - log < 10_000, f"{os.path.getsize(LOG) - log} bytes in the log")
 
 
@@ -463,9 +467,10 @@ def held():
 
 
 def settles_at(before):
-    """Whether it holds what it held, soon: ends are worked off as their events come."""
+    """Whether it holds no more than it held, soon: ends are worked off as their events come, and that look may have met
+    what is open for a moment."""
     until = time.monotonic() + wire.PATIENCE
-    while held() != before:
+    while any(count > before.get(kind, 0) for kind, count in held().items()):
         if time.monotonic() > until:
             return False
         time.sleep(0.01)
