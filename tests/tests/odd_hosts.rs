@@ -87,8 +87,9 @@ fn without_ipv6_ipv4_is_served_and_switching_ipv6_on_and_off_and_on_opens_nothin
     );
 }
 
-/// Waits until IPv6 clients are led into the tun.
-const CAPTURED6: &str = "restored sh -c 'ip -6 route show table 169254 | grep -q imds0'\n";
+/// Waits until IPv6 clients are led into the tun: the rule that does it comes after the route.
+const CAPTURED6: &str =
+    "restored sh -c 'ip -6 route get fd00:ec2::254 ipproto tcp dport 80 uid 2001 | grep -q imds0'\n";
 
 #[test]
 fn without_a_default_route_at_the_start_clients_are_told_soon_and_served_when_it_comes() {

@@ -9,15 +9,26 @@ const SETTINGS: &str = "[limits]\nconnections = 100\nhead_bytes = 8192\n";
 /// An exchange first, so that what serving opens is open.
 const SERVE: &str =
     "imds-lab as alice -- curl -sSf --max-time 5 -o /dev/null http://169.254.169.254/latest/meta-data/\n";
-/// `show NAME PID`: what /proc has of a process.
+/// `show NAME PID`: what /proc has of a process. What is open is looked at while it sleeps, since sockets that it probes with
+/// and settings that it reads are open for moments.
 const SHOW: &str = r#"
+rest() { sed -n 's/^State:[[:space:]]*//p; /ctxt_switches/p' "/proc/$1/status"; }
+show_open() {
+    for try in $(seq 200); do
+        before=$(rest "$2")
+        open=$(for fd in "/proc/$2/fd"/*; do echo "$1 open: $(readlink "$fd")"; done)
+        case $before in S*) [ "$(rest "$2")" != "$before" ] || break ;; esac
+        sleep 0.02
+    done
+    echo "$open"
+}
 show() {
     sed "s/^/$1 status /" "/proc/$2/status"
     sed "s/^/$1 limit /" "/proc/$2/limits"
     echo "$1 memory: $(stat -c %u "/proc/$2/mem")"
     echo "$1 network: $(readlink "/proc/$2/ns/net")"
     nsenter --net="/proc/$2/ns/net" ip -o link | sed "s/^/$1 link: /"
-    for fd in "/proc/$2/fd"/*; do echo "$1 open: $(readlink "$fd")"; done
+    show_open "$1" "$2"
 }
 show_both() {
     show interceptor "$(cat "$LAB/interceptor.pid")"
@@ -191,8 +202,12 @@ fn as_own_user(capabilities: &str, identity: &str) {
         # what it repairs it repairs still
         ip rule flush; ip rule add priority 32766 lookup main; ip xfrm policy flush
         echo 1 >/proc/sys/net/ipv4/conf/eth0/disable_xfrm
+        repaired() {{
+            [ "$(cat /proc/sys/net/ipv4/conf/eth0/disable_xfrm)" = 0 ] && ip xfrm policy | grep -q 169.254.169.254 &&
+                ip route get 169.254.169.254 uid 2001 2>/dev/null | grep -q imds0
+        }}
         began=$(date +%s)
-        until [ "$(cat /proc/sys/net/ipv4/conf/eth0/disable_xfrm)" = 0 ]; do [ $(($(date +%s) - began)) -lt 10 ]; done
+        until repaired; do [ $(($(date +%s) - began)) -lt 10 ]; done
         {SERVE}
         show_both
         imds-lab stop interceptor
