@@ -199,8 +199,7 @@ async fn filter(
     }
     tracing::info!("attached to interceptor");
     say_in_force(&told);
-    notices.tell(&NotifyState::Ready);
-    let end = serve(filter, stop).await;
+    let end = serve(filter, stop, notices.tell_ready()).await;
     notices.tell(&NotifyState::Stopping);
     match end {
         End::Stopped | End::Dismissed => Ok(()),

@@ -9,7 +9,7 @@ use crate::subject::needs;
 use imds_ipc::Identity;
 use imds_ipc::control::{self, Mode, RuleSet, Shown};
 use imds_ipc::status::FilterStatus;
-use imds_ipc::{Lack, Needs};
+use imds_ipc::{FromFilterd, Lack, Needs};
 use imds_settings::{GroupSource, Settings};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -107,18 +107,36 @@ impl Filter {
     pub(crate) async fn reload(&self, set: RuleSet) -> Result<control::InForce, String> {
         let in_force = InForce::of(set, SystemTime::now()).map_err(|why| why.to_string())?;
         let needs = served_by(&in_force, self.groups, self.interceptor.identity())?;
+        self.need_ahead(needs).await;
         self.interceptor.need(needs, in_force.mode());
         let told = in_force.told();
         self.generation.set(self.generation.get().wrapping_add(1));
         self.exchange(in_force);
         self.reloaded.notify_one();
         say_in_force(&told);
+        self.obeyed().await;
+        Ok(told)
+    }
+
+    /// A client of whom is not told what the new rules ask for would be refused by them, whoever it is: until it is told
+    /// of those that come, the old rules stay in force.
+    async fn need_ahead(&self, new: Needs) {
+        let now = served_by(&self.in_force(), self.groups, self.interceptor.identity());
+        let now = now.unwrap_or(Needs { groups: true, unit: true });
+        let both = Needs { groups: now.groups || new.groups, unit: now.unit || new.unit };
+        if both != now {
+            self.interceptor.say(&FromFilterd::Needs(both));
+            self.obeyed().await;
+        }
+    }
+
+    /// Until interceptor has obeyed what it was told. One that does not say so in time is told of, and waited for no more.
+    pub(crate) async fn obeyed(&self) {
         if !self.interceptor.obeyed().await {
             tracing::warn!(
-                "imds-interceptor does not say that it has taken what these rules need and their mode"
+                "imds-interceptor does not say that it has taken what the rules need and their mode"
             );
         }
-        Ok(told)
     }
 
     /// What the names of the rules in force stand for has changed. An answer about former rules is of no use.

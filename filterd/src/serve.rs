@@ -25,12 +25,23 @@ pub enum End {
     Channel(ChannelEnd),
 }
 
-/// Runs inside a [`tokio::task::LocalSet`].
-pub async fn serve(filter: Rc<Filter>, stop: impl Future<Output = ()>) -> End {
+/// Runs inside a [`tokio::task::LocalSet`]. `ready` runs when interceptor has taken what it was told at the start, so
+/// that whoever waits for us finds clients told apart and treated as the mode says.
+pub async fn serve(
+    filter: Rc<Filter>,
+    stop: impl Future<Output = ()>,
+    ready: impl Future<Output = ()>,
+) -> End {
     tokio::task::spawn_local(Rc::clone(&filter.stock).expire());
     let mut take_all = pin!(take_all(&filter));
     let mut stop = pin!(stop);
+    let begun = async {
+        filter.obeyed().await;
+        ready.await;
+        std::future::pending().await
+    };
     let end = tokio::select! {
+        end = begun => end,
         end = take_all.as_mut() => End::Channel(end),
         () = stop.as_mut() => End::Stopped,
         () = filter.interceptor.dismissed() => End::Dismissed,

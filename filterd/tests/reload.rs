@@ -159,15 +159,47 @@ fn rules_that_ask_for_what_interceptor_cannot_tell_are_refused() {
 #[test]
 fn what_the_new_rules_need_of_clients_is_asked_for() {
     let mut filterd = Filterd::start(ALLOW_ALL);
-    for (rules, groups, unit) in [
-        ("Allow group 5 \"/\"\n", true, false),
-        ("Allow unit a.service \"/\"\n", false, true),
-        ("Allow \"/\"\n", false, false),
+    let needs = |groups, unit| Needs { groups, unit };
+    // first what either rules need, where that is more
+    for (rules, both, new) in [
+        ("Allow group 5 \"/\"\n", Some(needs(true, false)), needs(true, false)),
+        ("Allow unit a.service \"/\"\n", Some(needs(true, true)), needs(false, true)),
+        ("Allow \"/\"\n", None, needs(false, false)),
     ] {
         let _stream = ask(&filterd, set(rules));
-        assert_eq!(hear_new(&mut filterd), (Mode::Enforce, Needs { groups, unit }), "{rules}");
+        if let Some(both) = both {
+            hear_ahead(&mut filterd, both);
+            filterd.say(&FromInterceptor::Synced, None);
+        }
+        assert_eq!(hear_new(&mut filterd), (Mode::Enforce, new), "{rules}");
         filterd.say(&FromInterceptor::Synced, None);
     }
+}
+
+/// interceptor is told what clients are to be told apart by before the new rules are in force.
+#[track_caller]
+fn hear_ahead(filterd: &mut Filterd, needs: Needs) {
+    assert_eq!(filterd.hear(), FromFilterd::Needs(needs));
+    assert_eq!(filterd.hear(), FromFilterd::Sync);
+}
+
+#[test]
+fn a_client_that_came_before_interceptor_tells_what_new_rules_need_is_judged_by_the_old_ones() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    let mut stream = ask(&filterd, set("Allow group 5 \"/\"\n"));
+    hear_ahead(&mut filterd, Needs { groups: true, unit: false });
+    // nobody has asked the kernel for its groups
+    is_answered(&mut filterd, 1000, 200);
+    filterd.say(&FromInterceptor::Synced, None);
+    hear_new(&mut filterd);
+    is_answered(&mut filterd, 1000, 403);
+    filterd.say(&FromInterceptor::Synced, None);
+    assert_eq!(in_force(&mut stream).count, 1);
+    // one that says nothing does not keep the rules from their place
+    let mut stream = ask(&filterd, set("Deny unit a.service \"/\"\n"));
+    hear_ahead(&mut filterd, Needs { groups: true, unit: true });
+    hear_new(&mut filterd);
+    in_force(&mut stream);
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 mod played;
 
-use imds_ipc::{FromInterceptor, Hello};
+use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE};
 use played::{ALLOW_ALL, Filterd, Place, program};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 /// Exit code and what was said.
 fn run(settings: &Path) -> (Option<i32>, String) {
@@ -80,46 +82,105 @@ fn an_unknown_user_or_group_in_the_rules_is_a_warning_and_matches_nobody() {
     assert!(log.contains("imds.conf:3:") && log.contains("no-such-group-here"), "{log}");
 }
 
-#[test]
-fn it_waits_for_an_interceptor_that_starts_later_and_tells_the_service_manager_when_it_serves() {
-    let place = Place::new();
-    let settings = place.settings(ALLOW_ALL, "");
-    let notified = std::os::unix::net::UnixDatagram::bind(place.0.join("notify")).unwrap();
-    place_is_open(&place);
-    notified.set_read_timeout(Some(played::PATIENCE)).unwrap();
-    let mut child = program()
+/// What filterd says next to who plays interceptor by hand.
+#[track_caller]
+fn hear(channel: &OwnedFd) -> FromFilterd {
+    played::wait_readable(channel);
+    FromFilterd::decode(imds_ipc::channel::receive(channel, &mut [0; MAX_MESSAGE]).unwrap()).unwrap()
+}
+
+fn say(channel: &OwnedFd, message: &FromInterceptor) {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    imds_ipc::channel::send(channel, &bytes, None).unwrap();
+}
+
+/// Greets filterd and hears its first words, up to the question whether they are in effect.
+fn greet(channel: &OwnedFd) {
+    say(channel, &FromInterceptor::Hello(Hello::OURS));
+    say(channel, &FromInterceptor::Identity(played::ALL));
+    while hear(channel) != FromFilterd::Sync {}
+}
+
+/// A service manager, and a filterd that it started.
+fn notified(place: &Place) -> (UnixDatagram, Child) {
+    let path = place.0.join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&path, open).unwrap();
+    manager.set_read_timeout(Some(played::PATIENCE)).unwrap();
+    let child = program()
         .arg("--config")
-        .arg(settings)
-        .env("NOTIFY_SOCKET", place.0.join("notify"))
+        .arg(place.settings(ALLOW_ALL, ""))
+        .env("NOTIFY_SOCKET", path)
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+    (manager, child)
+}
+
+#[track_caller]
+fn is_told_nothing(manager: &UnixDatagram) {
+    manager.set_nonblocking(true).unwrap();
+    assert_eq!(manager.recv(&mut [0; 64]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    manager.set_nonblocking(false).unwrap();
+}
+
+#[test]
+fn it_waits_for_an_interceptor_that_starts_later_and_is_ready_when_that_one_has_obeyed() {
+    let place = Place::new();
+    let (manager, mut child) = notified(&place);
     let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     std::io::BufRead::read_line(&mut log, &mut line).unwrap();
     assert!(line.contains("waiting for interceptor"), "{line}");
-    let listener = place.listen();
-    let channel = played::accept(&listener);
-    let mut bytes = Vec::new();
-    FromInterceptor::Hello(Hello::OURS).encode(&mut bytes);
-    notified.set_nonblocking(true).unwrap();
-    assert!(notified.recv(&mut [0; 64]).is_err(), "ready before interceptor said hello");
-    notified.set_nonblocking(false).unwrap();
-    imds_ipc::channel::send(&channel, &bytes, None).unwrap();
-    FromInterceptor::Identity(played::ALL).encode(&mut bytes);
-    imds_ipc::channel::send(&channel, &bytes, None).unwrap();
+    let channel = played::accept(&place.listen());
+    is_told_nothing(&manager);
+    greet(&channel);
+    // a word back and forth: it serves, but nobody is to count on that yet
+    say(
+        &channel,
+        &FromInterceptor::Asked {
+            id: 1,
+            subject: Ok(imds_ipc::Subject::of_uid(1)),
+            client: "10.0.0.5:40001".parse().unwrap(),
+            service: "169.254.169.254:80".parse().unwrap(),
+            upstream: 0,
+            place: 1,
+            bytes: imds_ipc::Piece::of(b"GET / HTTP/1.1\r\n\r\n"),
+        },
+    );
+    assert!(matches!(hear(&channel), FromFilterd::Answer { connection: 1, .. }));
+    is_told_nothing(&manager);
+    say(&channel, &FromInterceptor::Synced);
     let mut buffer = [0; 64];
-    let length = notified.recv(&mut buffer).unwrap();
+    let length = manager.recv(&mut buffer).unwrap();
     assert_eq!(buffer.get(..length), Some(&b"READY=1\n"[..]));
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
-fn place_is_open(place: &Place) {
-    use std::os::unix::fs::PermissionsExt;
-    let open = std::fs::Permissions::from_mode(0o777);
-    std::fs::set_permissions(place.0.join("notify"), open).unwrap();
+#[test]
+fn a_service_manager_that_is_too_busy_to_hear_is_told_again() {
+    let place = Place::new();
+    let (manager, mut child) = notified(&place);
+    let others = UnixDatagram::unbound().unwrap();
+    others.connect(place.0.join("notify")).unwrap();
+    others.set_nonblocking(true).unwrap();
+    while others.send(b"another's").is_ok() {}
+    let listener = place.listen();
+    let channel = played::accept(&listener);
+    greet(&channel);
+    say(&channel, &FromInterceptor::Synced);
+    // it has found no room when it has said so
+    let log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut lines = std::io::BufRead::lines(log);
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("service manager not told"))));
+    let mut heard = [0; 64];
+    while manager.recv(&mut heard).unwrap() != b"READY=1\n".len() {}
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// The program where any user may run it, as `user`.

@@ -39,6 +39,7 @@ fn a_client_comes_with_its_groups_unit_and_process_and_with_no_more_than_is_need
         let given = |needs: Option<Needs>| {
             if let Some(needs) = needs {
                 filterd.say(&FromFilterd::Needs(needs));
+                filterd.heard(); // the kernel's programs go by it when the client connects
             }
             let client = client("become(2001, 3001, [5, 4242]); ask()");
             let given = filterd.given();

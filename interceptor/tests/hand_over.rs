@@ -339,7 +339,7 @@ fn with_no_filterd_a_connection_waits_and_is_handed_over_or_reset_in_time() {
             assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         }
         let waited = start.elapsed();
-        assert!(waited > Duration::from_millis(600) && waited < Duration::from_millis(1000), "{waited:?}");
+        assert!(HELD.contains(&waited), "{waited:?}");
 
         let mut clients: Vec<_> = (0..3).map(|_| dial(V4)).collect();
         clients[0].write_all(b"sent while nobody was there").unwrap();
@@ -360,9 +360,10 @@ fn a_filterd_that_does_not_read_its_channel_holds_connections_until_it_does() {
     privately("a_filterd_that_does_not_read_its_channel_holds_connections_until_it_does", || {
         let _world = World::with("[limits]\nconnections_per_uid = 2000\nheld_connections = 2000\n");
         let filterd = Filterd::attach();
-        let clients: Vec<_> = (0..700).map(|_| dial(V4)).collect();
+        // more than its channel has room for; not so many that on a slow machine the first of those wait too long
+        let clients: Vec<_> = (0..450).map(|_| dial(V4)).collect();
         let start = Instant::now();
-        let given: Vec<_> = (0..700).map(|_| filterd.given()).collect();
+        let given: Vec<_> = (0..450).map(|_| filterd.given()).collect();
         assert!(
             start.elapsed() < Duration::from_millis(400),
             "as soon as it reads, not at the next occasion"
@@ -465,7 +466,8 @@ while True:
         let start = Instant::now();
         assert_eq!(dial(4, 0).0, failed(4, DialFailure::TimedOut));
         let took = start.elapsed();
-        assert!(took >= Duration::from_millis(490) && took < Duration::from_millis(700), "{took:?}");
+        // the kernel alone would have it wait for minutes
+        assert!(took >= Duration::from_millis(490) && took < Duration::from_millis(1000), "{took:?}");
         // without its own default route it must not come back to its own tun
         sh("ip route del default");
         assert_eq!(dial(5, 0).0, failed(5, DialFailure::Unreachable));

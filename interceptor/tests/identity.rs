@@ -144,13 +144,15 @@ fn the_program_that_connects_is_told_by_its_file_and_not_by_the_name_it_gives_it
         let expected = python.file_name().unwrap().as_encoded_bytes();
         assert_eq!(named("open('/proc/self/comm', 'w').write('amazon-ssm-agent'); tell(begin())"), expected);
         // cut, and nothing of another's left behind it
-        let long = std::env::temp_dir().join("p".repeat(200));
+        let directory = std::env::temp_dir().join(format!("imds-identity-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let long = directory.join("p".repeat(200));
         std::fs::copy(&python, &long).unwrap();
         let script = format!(
             "\nif 'ppp' not in os.readlink('/proc/self/exe'): os.execv({long:?}, sys.orig_argv)\ntell(begin())"
         );
         let name = named(&format!("import sys{script}"));
-        std::fs::remove_file(&long).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
         assert_eq!(name, "p".repeat(63).as_bytes());
         assert_eq!(named("tell(begin())"), expected);
     });

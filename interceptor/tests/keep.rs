@@ -68,6 +68,7 @@ fn who_asks_to_keep_something_before_hello_is_no_filterd() {
         let _world = World::start();
         let stranger = Filterd::connect(NOBODY);
         stranger.say(&FromFilterd::Keep(blob(1)));
+        assert!(stranger.dropped());
         let filterd = Filterd::attach();
         assert_eq!(next(&filterd), NOTHING_MORE);
     });

@@ -146,19 +146,23 @@ fn what_a_filterd_said_before_it_died_counts_though_it_had_not_read_all_it_was_t
             let mut unread = dial(V4);
             unread.write_all(b"unread").unwrap();
             assert!(dying.wait(Duration::from_secs(5)));
-            world.signal(rustix::process::Signal::STOP);
+            world.stop();
             answer(&dying, &mut goes_on, 7, 0, "answer");
             dying.say(&FromFilterd::Answered { connection: ends.id, bytes: 7, end: 6, closes: true });
             ends.stream.write_all(b"answer").unwrap();
             closed.stream.write_all(b"answer").unwrap();
             dying.close(closed.id, closed.stream);
             drop((dying, goes_on, ends));
-            world.signal(rustix::process::Signal::CONT);
+            world.go_on();
             let next = Filterd::attach();
-            for (number, client) in clients.iter_mut().enumerate() {
+            for client in &mut clients {
                 assert_eq!(read(client, 6), "answer");
-                assert_eq!(is_open(client), number == 0, "{number}");
             }
+            let [goes_on, ended @ ..] = &mut clients;
+            for client in ended {
+                assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "its end is a packet of its own, perhaps");
+            }
+            assert!(is_open(goes_on));
             let (one, two) = (next.given(), next.given());
             let mut again = if one.client == unread.local_addr().unwrap() { one } else { two };
             assert_eq!(read(&mut again.stream, 6), "unread");
@@ -180,11 +184,13 @@ fn what_a_dead_filterd_wrote_reaches_a_slow_client_before_what_the_next_one_writ
         given.stream.set_nonblocking(true).unwrap();
         let mut written = 0;
         let mut full = 0;
-        while full < 2 {
+        while full < 3 {
             match given.stream.write(&large[written..]) {
                 Ok(count) => (written, full) = (written + count, 0),
                 Err(_) => {
                     full += 1;
+                    // interceptor has had its turn, and the client's kernel time to say that it has room
+                    first.heard();
                     wait_for_room(&given.stream, Duration::from_millis(100));
                 }
             }
@@ -232,7 +238,7 @@ fn a_client_that_ended_its_side_has_ended_it_for_the_next_filterd_too() {
 #[test]
 fn a_request_that_ends_filterds_costs_its_sender_alone() {
     privately("a_request_that_ends_filterds_costs_its_sender_alone", || {
-        let _world = World::start();
+        let world = World::start();
         let mut filterd = Filterd::attach();
         // under way with the same filterd, and none of them answered yet
         let mut clients = Vec::new();
@@ -247,14 +253,27 @@ fn a_request_that_ends_filterds_costs_its_sender_alone() {
         }
         let mut idle = dial(V4);
         given.push(filterd.given());
-        let mut deaths = 0;
+        let (mut deaths, mut dies) = (0, false);
         let mut quiet = vec![idle.local_addr().unwrap()];
         let mut begun = Instant::now();
         // numbers 3 and 7 end whoever reads them
         drop(std::mem::take(&mut given));
         drop(filterd);
         filterd = Filterd::attach();
-        while quiet.len() < 11 {
+        while dies || quiet.len() < 11 {
+            if dies {
+                // with a slow one others are tried as well: it ends when it is given no more
+                world.stop();
+                if !filterd.wait(Duration::ZERO) {
+                    given.clear();
+                    drop(filterd);
+                    world.go_on();
+                    filterd = Filterd::attach();
+                    (begun, dies) = (Instant::now(), false);
+                    continue;
+                }
+                world.go_on();
+            }
             let mut again = filterd.given();
             if quiet.contains(&again.client) {
                 given.push(again);
@@ -265,10 +284,8 @@ fn a_request_that_ends_filterds_costs_its_sender_alone() {
             if matches!(number, [3 | 7]) {
                 assert!(begun.elapsed() < Duration::from_millis(700));
                 deaths += 1;
-                drop((std::mem::take(&mut given), again));
-                drop(filterd);
-                filterd = Filterd::attach();
-                begun = Instant::now();
+                dies = true;
+                given.push(again);
                 continue;
             }
             answer(&filterd, &mut again, 1, 0, "ok");
@@ -289,35 +306,48 @@ fn a_request_that_ends_filterds_costs_its_sender_alone() {
 fn a_suspect_that_is_slow_does_not_stop_the_others() {
     privately("a_suspect_that_is_slow_does_not_stop_the_others", || {
         let _world = World::start();
-        let first = Filterd::attach();
-        let mut clients = Vec::new();
-        for _ in 0..3 {
-            let mut client = dial(V4);
-            let mut given = first.given();
-            client.write_all(b"x").unwrap();
-            assert_eq!(read(&mut given.stream, 1), "x");
-            clients.push((client, given));
-        }
-        drop(first);
-        let second = Filterd::attach();
-        let one = second.given();
-        assert!(!second.wait(Duration::from_millis(20)), "one after the other");
-        let start = Instant::now();
-        let two = second.given();
-        // a suspect whose client goes is through as well
-        let (client, _) = clients
-            .iter()
-            .position(|(c, _)| c.local_addr().unwrap() == two.client)
-            .map(|n| clients.remove(n))
-            .unwrap();
-        let gone = Instant::now();
-        rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
-        drop(client);
-        let three = second.given();
-        assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
-        assert!(gone.elapsed() < Duration::from_millis(40), "{:?}", gone.elapsed());
-        drop((one, two, three));
+        let (mut slow, mut gone): (Vec<_>, Vec<_>) = (0..5).map(|_| suspects()).unzip();
+        slow.sort();
+        gone.sort();
+        // the middle ones: a busy test machine delays any process now and then
+        assert!((Duration::from_millis(20)..Duration::from_millis(200)).contains(&slow[2]), "{slow:?}");
+        assert!(gone[2] < Duration::from_millis(40), "{gone:?}");
     });
+}
+
+/// Three suspects are tried, the first of whom is not answered, and the client of the second goes. How long the second and
+/// then the third waited for that.
+fn suspects() -> (Duration, Duration) {
+    let first = Filterd::attach();
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = dial(V4);
+        let mut given = first.given();
+        client.write_all(b"x").unwrap();
+        assert_eq!(read(&mut given.stream, 1), "x");
+        clients.push((client, given));
+    }
+    drop(first);
+    let second = Filterd::attach();
+    let one = second.given();
+    let begun = Instant::now();
+    let two = second.given();
+    let slow = begun.elapsed();
+    // a suspect whose client goes is through as well
+    let goes = clients.iter().position(|(client, _)| client.local_addr().unwrap() == two.client).unwrap();
+    let (client, _) = clients.remove(goes);
+    let begun = Instant::now();
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let three = second.given();
+    let gone = begun.elapsed();
+    for left in [one, three] {
+        second.close(left.id, left.stream);
+    }
+    for (mut client, _) in clients {
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    }
+    (slow, gone)
 }
 
 #[test]
@@ -335,10 +365,7 @@ fn with_no_next_filterd_a_connection_is_reset_in_time_idle_or_not() {
         for client in &mut clients {
             assert!(is_reset(client));
             let waited = start.elapsed();
-            assert!(
-                waited > Duration::from_millis(600) && waited < Duration::from_millis(1000),
-                "{waited:?}"
-            );
+            assert!(HELD.contains(&waited), "{waited:?}");
         }
     });
 }

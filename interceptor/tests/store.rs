@@ -160,10 +160,15 @@ fn syns_wait_in_the_tun(settings: &str, full: bool) {
         end(&mut interceptor, signal);
         let waiting = clients();
         // they have sent their SYNs when the kernel says so
+        let begun = Instant::now();
         while output("ss", &["-Htn", "state", "syn-sent", "dst", "169.254.169.254"]).is_empty()
             || output("ss", &["-Htn", "state", "syn-sent", "dst", "[fd00:ec2::254]"]).is_empty()
-        {}
+        {
+            assert!(waiting.iter().all(|client| !client.is_finished()), "it did not wait");
+            assert!(begun.elapsed() < Duration::from_secs(20), "it did not connect");
+        }
         interceptor = manager.start();
+        let started = begun.elapsed();
         let filterd = Filterd::attach();
         for _ in 0..2 {
             let mut given = filterd.given();
@@ -175,7 +180,11 @@ fn syns_wait_in_the_tun(settings: &str, full: bool) {
         for client in waiting {
             let (answer, took) = client.join().unwrap();
             assert_eq!(answer, "filterd");
-            assert!(took < Duration::from_millis(1000), "{took:?}, in round {round}");
+            // what a start takes, a busy test machine decides; a SYN that is lost comes again after a second
+            assert!(
+                took < started + Duration::from_millis(500),
+                "{took:?}, the start {started:?}, in round {round}"
+            );
         }
         assert_eq!(index_of("imds0"), index, "another tun");
         let now: Vec<String> = manager.kept.keys().cloned().collect();
@@ -220,7 +229,8 @@ fn without_the_store_a_new_connection_is_refused_at_once_and_never_reaches_the_s
             for client in clients() {
                 let (answer, took) = client.join().unwrap();
                 assert_eq!(answer, "PermissionDenied");
-                assert!(took < Duration::from_millis(200), "{took:?}");
+                // who has to wait is heard of after a second
+                assert!(took < Duration::from_millis(700), "{took:?}");
             }
         }
         service.kill().unwrap();

@@ -206,6 +206,10 @@ impl Filterd {
             assert!(matches!(filterd.hear(), FromFilterd::Mode(_)));
         }
         assert!(matches!(filterd.hear(), FromFilterd::Needs(_)));
+        if words.hello.minor >= FromFilterd::Sync.since() {
+            assert_eq!(filterd.hear(), FromFilterd::Sync);
+            filterd.say(&FromInterceptor::Synced, None);
+        }
         filterd
     }
 

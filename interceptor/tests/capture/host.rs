@@ -1,6 +1,8 @@
 //! Capture while the host changes under it and other programs meddle. See main.rs.
 
-use crate::world::{Attempt, Running, Service, assert_closed, assert_same, inside, settings, sh, snapshot};
+use crate::world::{
+    Attempt, Running, Service, assert_closed, assert_same, inside, settings, sh, snapshot, until_up,
+};
 use crate::{MARKED4, MARKED6, V4, V6, until};
 use imds_interceptor::capture::{Event, release};
 use std::process::Command;
@@ -255,6 +257,7 @@ pub(crate) fn container() {
         ip -n container addr add 2001:db8:17::2/64 dev eth0 nodad
         ip -n container route add default via 172.17.0.1; ip -n container -6 route add default via 2001:db8:17::1
         ip -n cloud route add 172.17.0.0/24 via 10.0.0.2; ip -n cloud -6 route add 2001:db8:17::/64 via 2001:db8::2");
+    until_up(&["br0", "-n container eth0"]);
 }
 
 /// Whether the container reaches the service.

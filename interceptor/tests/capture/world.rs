@@ -54,6 +54,23 @@ fn build() {
         ip -n cloud addr add 169.254.169.254/32 dev eth0; ip -n cloud addr add fd00:ec2::254/128 dev eth0 nodad
         # a careless cloud, that would answer even our private source
         ip -n cloud -6 route add fdc9:1d5f:11d3::/48 via 2001:db8::2");
+    until_up(&["eth0", "-n cloud eth0"]);
+}
+
+/// Until the kernel lets packets through and has made up the links' own addresses, which it does a little later. A link is
+/// named with the arguments of ip(8) that lead to it.
+pub(crate) fn until_up(links: &[&str]) {
+    let start = Instant::now();
+    for link in links {
+        let (leads, link) = link.rsplit_once(' ').unwrap_or(("", link));
+        let looks = format!(
+            "ip {leads} -o link show {link} | grep 'state UP' || :
+             ip {leads} -o -6 addr show dev {link} scope link -tentative || :"
+        );
+        while sh(&looks).lines().count() < 2 {
+            assert!(start.elapsed() < FOREVER, "not up: {link}");
+        }
+    }
 }
 
 /// Runs shell lines; the first that fails fails the test.
@@ -72,7 +89,8 @@ pub(crate) fn snapshot() -> String {
 
 /// Rules, our table and policies, without what may differ from run to run: a link's index, a policy's number.
 pub(crate) fn installed() -> String {
-    sh("ip rule; ip -6 rule; ip route show table 169254; ip -6 route show table 169254; ip -6 route show from all
+    sh("ip rule; ip -6 rule; ip route show table 169254; ip -6 route show table 169254
+        ip -6 route show from all | grep -v '^fe80' # made up by the kernel, a little later
         ip xfrm policy | sed 's/ uid [0-9]*//' | paste - - - 2>/dev/null | tr -s ' \\t\\n' ' ' | sed 's/ src/\\nsrc/g' | sort")
 }
 
@@ -258,7 +276,9 @@ impl Running {
         let (tell, events) = mpsc::channel();
         let health = Arc::new(Mutex::new(capture.health()));
         let shared = Arc::clone(&health);
-        for event in capture.check(Instant::now()) {
+        let found = capture.check(Instant::now());
+        *health.lock().unwrap() = capture.health();
+        for event in found {
             tell.send(event).unwrap();
         }
         let thread = std::thread::spawn(move || {

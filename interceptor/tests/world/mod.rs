@@ -7,8 +7,10 @@ mod client;
 pub(crate) use client::*;
 use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Needs, Subject, channel};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +19,9 @@ use std::time::Duration;
 pub(crate) const V4: &str = "169.254.169.254:80";
 pub(crate) const V6: &str = "[fd00:ec2::254]:80";
 pub(crate) const NOBODY: (u32, u32) = (65534, 65534);
+/// How long interceptor may keep a client waiting: 800 ms, and what a busy test machine needs besides. Who waits twice has
+/// waited too long.
+pub(crate) const HELD: Range<Duration> = Duration::from_millis(600)..Duration::from_millis(1400);
 const PRIVATE: &str = "IMDS_TEST_IN_PRIVATE_WORLD";
 
 /// Runs `body` in namespaces of its own: this test again, alone, in a new process.
@@ -140,7 +145,10 @@ impl World {
             ip neigh add 2001:db8::1 lladdr 02:00:00:00:00:01 dev eth0
             ip -n cloud neigh add 10.0.0.10 lladdr 02:00:00:00:00:10 dev eth0
             ip -n cloud neigh add 2001:db8::10 lladdr 02:00:00:00:00:10 dev eth0
-            ip route add default via 10.0.0.1; ip -6 route add default via 2001:db8::1");
+            ip route add default via 10.0.0.1; ip -6 route add default via 2001:db8::1
+            # the kernel lets packets through a little later
+            up() { ip $* -o link show eth0 | grep -q 'state UP'; }
+            until up && up -n cloud; do :; done");
     }
 
     pub(crate) fn interceptor(settings: &str) -> Self {
@@ -170,9 +178,20 @@ impl World {
         Self { child, config }
     }
 
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Stops interceptor: when this returns it does nothing more, until it goes on.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        let pid = Pid::from_child(&self.child);
+        let stopped = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap();
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()));
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
     }
 
     pub(crate) fn alive(&mut self) -> bool {
@@ -295,6 +314,12 @@ impl Filterd {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         channel::send(&self.0, &bytes, None).unwrap();
+    }
+
+    /// Until interceptor has heard all that was said before. For who has nothing else to hear.
+    pub(crate) fn heard(&self) {
+        self.say(&FromFilterd::Dial { dial: u64::MAX, upstream: u16::MAX });
+        assert!(matches!(self.receive().0, FromInterceptor::DialFailed { dial: u64::MAX, .. }));
     }
 
     /// Waits until something can be read, at most so long.
