@@ -161,6 +161,8 @@ fn it_waits_for_an_interceptor_that_starts_later_and_is_ready_when_that_one_has_
     child.wait().unwrap();
 }
 
+// FreeBSD has a queue for each sender, and others cannot fill ours
+#[cfg(target_os = "linux")]
 #[test]
 fn a_service_manager_that_is_too_busy_to_hear_is_told_again() {
     let place = Place::new();
