@@ -3,7 +3,10 @@
 
 mod world;
 
-use imds_ipc::{FromFilterd, Groups, Needs, Process, Unit};
+use imds_ipc::{FromFilterd, FromInterceptor, Groups, Identity, Needs, Process, Unit};
+use rustix::process::{Pid, Signal, kill_process};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use world::*;
 
 /// Becomes uid 2001 with groups of its own, and asks.
@@ -102,5 +105,43 @@ ask(bound())",
         drop((given.stream, filterd));
         let text = text.join().unwrap();
         assert!(text.starts_with("Operation not permitted\n"), "{text}");
+    });
+}
+
+/// Stops every interceptor of this test and lets it go on, again and again.
+fn interrupt(ended: &AtomicBool) {
+    while !ended.load(Ordering::Relaxed) {
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(name) = std::fs::read_to_string(process.path().join("comm")) else { continue };
+            let number = process.file_name().to_str().and_then(|number| number.parse().ok());
+            if let (Some(pid), "imds-intercepto\n") = (number.and_then(Pid::from_raw), name.as_str()) {
+                let _ = kill_process(pid, Signal::STOP);
+                let _ = kill_process(pid, Signal::CONT);
+            }
+        }
+        let_time_pass(Duration::from_millis(20)); // a check takes some twelve
+    }
+}
+
+/// The kernel gives up the check of a program when a signal comes.
+#[test]
+fn a_start_that_is_interrupted_again_and_again_can_tell_all_the_same() {
+    privately("a_start_that_is_interrupted_again_and_again_can_tell_all_the_same", || {
+        let cgroup = Cgroup::enter();
+        World::network();
+        for _ in 0..3 {
+            let ended = AtomicBool::new(false);
+            let world = std::thread::scope(|scope| {
+                scope.spawn(|| interrupt(&ended));
+                let world = World::interceptor(&format!("[capture]\ncgroup = \"{}\"\n", cgroup.path));
+                ended.store(true, Ordering::Relaxed);
+                world
+            });
+            let filterd = Filterd::connect(NOBODY);
+            filterd.receive();
+            let whole = Identity { groups: Ok(()), unit: Ok(()), connecting: Ok(()) };
+            assert_eq!(filterd.receive().0, FromInterceptor::Identity(whole));
+            drop(world);
+        }
     });
 }
