@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -117,28 +118,53 @@ run_rc_command() {
 	for file in $required_files; do echo "required=$file"; done
 	case " start stop restart status ${extra_commands:-} " in *" $1 "*) ;; *) echo "no such command"; return 1 ;; esac
 	if [ -n "$own" ]; then $own; else echo "run $command $command_args"; fi
+	eval "then=\${${1}_postcmd:-}"
+	if [ -n "$then" ]; then $then; fi
 }
+"#;
+
+/// Knows of both daemons when it is asked for the third time, and notes what it was asked.
+const IMDSCTL: &str = r#"#!/bin/sh
+echo "asked $*" >>"$0.asked"
+[ "$(wc -l <"$0.asked")" -lt 3 ] || printf 'healthy\nimds-filterd 0.1, pid 2\n  x\nimds-interceptor 0.1, pid 1\n'
 "#;
 
 /// What script `name` says it would do for `command`.
 fn rc(name: &str, command: &str, settings: &str) -> String {
-    let place = Place::new(&format!("rc-{name}-{command}-{}", settings.len()));
+    static NUMBER: AtomicU32 = AtomicU32::new(0); // tests run beside each other
+    let place = Place::new(&format!("rc-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
     let stub = place.0.join("rc.subr");
     fs::write(&stub, STUB).unwrap();
+    let imdsctl = place.0.join("imdsctl");
+    let asked = imdsctl.with_extension("asked");
+    fs::write(&imdsctl, IMDSCTL).unwrap();
+    fs::write(&asked, "").unwrap();
     let script = fs::read_to_string(root().join("rc.d").join(name)).unwrap();
     assert!(script.contains("\n. /etc/rc.subr\n"), "{name} does not read rc.subr");
     // our programs are not here: what would be run of them is said
     let script = script
         .replace("/etc/rc.subr", stub.to_str().unwrap())
         .replace("\"$program\"", "echo \"$program\"")
-        .replace("\t/usr/local/bin/imdsctl", "\techo /usr/local/bin/imdsctl");
+        .replace("\t/usr/local/bin/imdsctl", "\techo /usr/local/bin/imdsctl")
+        .replace("until /usr/local/bin/imdsctl", &format!("until sh {}", imdsctl.display()));
     let output = Command::new("sh")
         .args(["-eu", "-c", &script, name, command])
         .env("STUB_SETTINGS", settings)
         .output()
         .unwrap();
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).unwrap() + &fs::read_to_string(asked).unwrap()
+}
+
+#[test]
+fn a_start_is_over_when_the_daemon_says_that_it_is_up() {
+    for name in ["imds_interceptor", "imds_filterd"] {
+        let said = rc(name, "start", "imds_filterd_enable=YES");
+        let asked = "asked status --config /usr/local/etc/imds-filterd.toml\n";
+        assert!(said.contains("run /usr/sbin/daemon -f ") && said.ends_with(&asked.repeat(3)), "{said}");
+        assert_eq!(said.matches("asked").count(), 3, "{said}");
+        assert!(!rc(name, "stop", "").contains("asked"));
+    }
 }
 
 #[test]
