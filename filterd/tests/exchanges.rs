@@ -307,7 +307,7 @@ fn trouble_upstream_has_its_status_and_the_client_may_try_again() {
 
 #[test]
 fn a_dial_that_is_never_answered_gives_504_and_a_late_answer_harms_nobody() {
-    let mut filterd = Filterd::start_with(ALLOW_ALL, "dial_milliseconds = 10");
+    let mut filterd = Filterd::start_with(ALLOW_ALL, "dial_milliseconds = 400"); // the second is answered in time
     let mut client = filterd.connect(1000);
     client.send(GET);
     let dial = filterd.hear_dial();
