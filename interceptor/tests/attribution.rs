@@ -108,8 +108,10 @@ ask(bound())",
     });
 }
 
-/// Stops every interceptor of this test and lets it go on, again and again.
+/// Stops every interceptor of this test and lets it go on, again and again, and less and less often: the check of a program
+/// is to be met, and on a slow machine to have its time.
 fn interrupt(ended: &AtomicBool) {
+    let mut pause = Duration::from_millis(10);
     while !ended.load(Ordering::Relaxed) {
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let Ok(name) = std::fs::read_to_string(process.path().join("comm")) else { continue };
@@ -119,7 +121,8 @@ fn interrupt(ended: &AtomicBool) {
                 let _ = kill_process(pid, Signal::CONT);
             }
         }
-        let_time_pass(Duration::from_millis(20)); // a check takes some twelve
+        let_time_pass(pause); // a check takes some 12 ms
+        pause += pause / 2;
     }
 }
 
