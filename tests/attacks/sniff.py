@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """Prints every packet for the service that arrives here: `seen KIND SOURCE PORT SERVICE PORT`, ARP and neighbour questions too.
-Must not send anything. Writes `ready` once it listens, ends when its standard input does.
+Must not send anything. Writes `ready` once it listens, ends when its standard input has and nothing has come for a moment.
 
 KIND is syn, tcp (not a SYN), udp, probe (an empty datagram of one hop: the interceptor's look for a way left open), icmp,
 fragment (of any protocol, not the first), protocol-NUMBER; arp, which asks for the service's hardware address; or neighbour,
@@ -14,6 +14,8 @@ import sys
 import place
 
 OUTGOING = 4
+# A packet that was sent before the input ended may still be on its way, where processors are busy.
+QUIET = 0.1
 SERVICE4 = socket.inet_aton(place.SERVICE[4])
 SERVICE6 = socket.inet_pton(socket.AF_INET6, place.SERVICE[6])
 
@@ -23,14 +25,14 @@ def main():
     sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
     sniffer.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: none may be missed
     print("ready", flush=True)
-    while True:
-        ready, _, _ = select.select([sniffer, sys.stdin], [], [])
+    sources = [sniffer, sys.stdin]
+    while ready := select.select(sources, [], [], None if sys.stdin in sources else QUIET)[0]:
         if sniffer in ready:
             print_one(sniffer)
-        elif sys.stdin in ready and not sys.stdin.readline():
-            # What had arrived when the input ended is read first: the sniffer is asked before the input.
-            print("dropped", dropped(sniffer))
-            return 0
+        elif not sys.stdin.readline():
+            sources.remove(sys.stdin)
+    print("dropped", dropped(sniffer))
+    return 0
 
 
 def dropped(sniffer):

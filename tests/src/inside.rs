@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// The exit status when --timeout ran out, as of timeout(1).
 const TIMED_OUT: u8 = 124;
+/// Characters: scripts are commands, too.
+const SHOWN_OF_A_COMMAND: usize = 100;
 
 /// Returns the command's exit status.
 ///
@@ -130,6 +132,7 @@ fn watch(mut control: UnixStream, logs: Arc<KeptLogs>, limit: Option<Duration>) 
                 for daemon in Daemon::ALL {
                     eprintln!("{}", daemon.last_words());
                 }
+                eprintln!("--- what runs\n{}---", processes());
                 TIMED_OUT
             }
             Err(_) => 71,
@@ -138,6 +141,26 @@ fn watch(mut control: UnixStream, logs: Arc<KeptLogs>, limit: Option<Duration>) 
         std::process::exit(code.into());
     });
     Ok(())
+}
+
+/// A line for each process of the lab: its number, its state (`T`: somebody stopped it) and its command.
+fn processes() -> String {
+    let mut lines = String::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let number = process.file_name().to_string_lossy().into_owned();
+        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let read = |name: &str| fs::read(process.path().join(name)).ok();
+        // neither is there of what has just ended
+        let (Some(stat), Some(command)) = (read("stat"), read("cmdline")) else { continue };
+        let stat = String::from_utf8_lossy(&stat).into_owned();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?');
+        let command = String::from_utf8_lossy(&command).replace(['\0', '\n'], " ");
+        let command: String = command.chars().take(SHOWN_OF_A_COMMAND).collect();
+        lines.push_str(&format!("{number} {state} {command}\n"));
+    }
+    lines
 }
 
 /// Where the logs go at the end, opened before /run is hidden.

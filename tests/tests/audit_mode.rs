@@ -137,12 +137,18 @@ fn containers_are_let_alone_and_counted_with_the_nftables_guard_and_a_reload_ref
             inside
             mode enforce; imdsctl reload --config "$LAB_CONFIG" >/dev/null
             inside
+        done
+        # and so is a start of filterd
+        for mode in audit enforce audit; do
+            mode $mode; imds-lab stop filterd; imds-lab start filterd
+            inside
         done"#,
     );
     let said: Vec<&str> = text.lines().map(str::trim).collect();
     let (first, turns) = said.split_at(4);
     assert_eq!(first, ["200", "audit True 0", "000", "forwarded    packets are refused"], "{text}");
-    assert_eq!(turns, ["200", "000"].repeat(3), "{text}");
+    let wanted = ["200", "000"].repeat(3).into_iter().chain(["200", "000", "200"]);
+    assert_eq!(turns, wanted.collect::<Vec<_>>(), "{text}");
 }
 
 #[test]

@@ -241,9 +241,10 @@ fn labs_at_the_same_time_do_not_see_each_other() {
 #[test]
 fn a_lab_whose_time_is_up_ends_with_status_124() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_imds-lab"));
-    command.args(["run", "--bare", "--rules-text", "", "--timeout", "1", "--", "sleep", "1000"]);
+    command.args(["run", "--bare", "--rules-text", "", "--timeout", "3", "--", "sleep", "1000"]);
     require_root();
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(124));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the time is up"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the time is up") && said.contains(" S sleep 1000"), "{said}");
 }
