@@ -173,6 +173,13 @@ async fn filter(
 ) -> Result<(), Failure> {
     let mut terminated = signal(SignalKind::terminate()).map_err(failure(exit::OS))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(failure(exit::OS))?;
+    let mut hung_up = signal(SignalKind::hangup()).map_err(failure(exit::OS))?;
+    tokio::task::spawn_local(async move {
+        while hung_up.recv().await.is_some() {
+            // it can read no file any more
+            tracing::warn!("SIGHUP changes nothing here: `imdsctl reload` puts changed rules in force");
+        }
+    });
     let mut stop = std::pin::pin!(async {
         tokio::select! {
             _ = terminated.recv() => (),

@@ -183,6 +183,21 @@ fn a_stop_does_not_wait_for_requests_that_came_later_and_they_are_the_next_filte
 }
 
 #[test]
+fn a_hang_up_is_told_of_and_ends_nothing() {
+    let mut filterd = Filterd::start(ALLOW_ALL);
+    filterd.signal(rustix::process::Signal::HUP);
+    let mut client = filterd.connect(1);
+    client.send(GET);
+    filterd.dial().answer(OK);
+    assert_eq!(client.answer().0, 200);
+    filterd.terminate();
+    hear_leaving(&mut filterd);
+    let (status, log) = filterd.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("imdsctl reload"), "{log}");
+}
+
+#[test]
 fn a_dismissed_filterd_finishes_what_is_under_way_and_exits_with_0() {
     let mut filterd = Filterd::start(ALLOW_ALL);
     let mut idle = filterd.connect(1);
