@@ -404,6 +404,15 @@ services() {
 	done
 	check "nothing of them runs" until_it_is 0 sh -c "pgrep -f '^$here/imds-[if]' | grep -c ."
 	check "service imds_interceptor release" service imds_interceptor release
+	# from open, as at a boot: whoever comes after a start is captured
+	check "it is open" is 200 "$(as_root $service4 $name)"
+	service imds_interceptor start
+	check "when service imds_interceptor start is over, nobody gets past" is none "$(as_root $service4 $name)"
+	service imds_filterd start
+	check "when service imds_filterd start is over, it judges" is 403 "$(ask 2002 3002 3002 $service4 $secret)"
+	service imds_filterd stop
+	service imds_interceptor stop
+	service imds_interceptor release
 }
 
 end_to_end() {
