@@ -9,6 +9,7 @@ use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Needs, Subject,
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -238,6 +239,13 @@ pub(crate) struct Asked {
     pub(crate) client: SocketAddr,
     pub(crate) place: u32,
     pub(crate) bytes: String,
+}
+
+/// Says that so many more bytes of the client's are answered, and answers them. `before`: bytes written before.
+pub(crate) fn answer(filterd: &Filterd, given: &mut Given, bytes: u32, before: usize, text: &str) {
+    let end = u64::try_from(before + text.len()).unwrap();
+    filterd.say(&FromFilterd::Answered { connection: given.id, bytes, end, closes: false });
+    given.stream.write_all(text.as_bytes()).unwrap();
 }
 
 /// filterd as far as interceptor sees it.
