@@ -170,8 +170,11 @@ fn wrong_settings_hold_up_no_boot_and_are_for_all_to_see() {
         booted=$(inside systemctl show -P ActiveEnterTimestampMonotonic machine.target)
         before=$(inside systemctl show -P ActiveEnterTimestampMonotonic systemd-sysusers.service)
         echo seconds=$(((booted - before) / 1000000))
-        echo failed=$(inside systemctl --failed --plain --no-legend | cut -d ' ' -f 1 | sort)
-        journal -u imds-interceptor
+        failed() { echo $(inside systemctl --failed --plain --no-legend | cut -d ' ' -f 1 | sort); }
+        both() { [ "$(failed)" = 'imds-filterd.service imds-interceptor.service' ]; }
+        until_true 'not both are failed' both
+        echo failed=$(failed)
+        journal -u imds-interceptor -u imds-filterd
         rm $ROOT/etc/imds-filterd.toml
         inside systemctl start imds-interceptor imds-filterd
         echo secret=$(fetch alice /latest/meta-data/iam/security-credentials/)"#,
