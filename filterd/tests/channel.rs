@@ -1,12 +1,16 @@
 //! What imds-filterd takes from interceptor and what it does not, and how it ends.
 
 mod played;
+#[allow(dead_code, unreachable_pub, reason = "it is a library's, too")]
+#[path = "../../tests/src/stopwatch.rs"]
+mod stopwatch;
 
 use imds_ipc::channel::ChannelError;
 use imds_ipc::{DialFailure, FromFilterd, FromInterceptor, Hello, Subject};
 use played::{ALLOW_ALL, Client, Filterd, GET, OK};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use stopwatch::Stopwatch;
 
 fn pair() -> (UnixStream, UnixStream) {
     UnixStream::pair().unwrap()
@@ -175,7 +179,7 @@ fn a_stop_does_not_wait_for_requests_that_came_later_and_they_are_the_next_filte
     upstream.answer(OK);
     hear_leaving(&mut filterd);
     assert!(busy.rest().ends_with("ok"));
-    let start = std::time::Instant::now();
+    let start = Stopwatch::start();
     assert_eq!(late.rest(), "", "not a byte, so that it can be asked again");
     filterd.hear_end();
     assert!(start.elapsed() < std::time::Duration::from_millis(700), "clients wait meanwhile");

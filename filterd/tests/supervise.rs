@@ -3,13 +3,17 @@
 #![cfg(target_os = "linux")]
 
 mod played;
+#[allow(dead_code, unreachable_pub, reason = "it is a library's, too")]
+#[path = "../../tests/src/stopwatch.rs"]
+mod stopwatch;
 
 use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, channel};
 use played::{ALL, ALLOW_ALL, Place, accept, program};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use stopwatch::Stopwatch;
 
 /// A parent and the interceptor for its children.
 struct Family {
@@ -81,7 +85,7 @@ fn a_child_that_is_killed_is_followed_by_the_next_at_once_however_often() {
     let (mut pid, mut socket) = family.child();
     for _ in 0..10 {
         kill_process(pid, Signal::KILL).unwrap();
-        let killed = Instant::now();
+        let killed = Stopwatch::start();
         let next = family.child();
         waits.push(killed.elapsed());
         drop(std::mem::replace(&mut socket, next.1));

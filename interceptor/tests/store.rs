@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use world::*;
 
 const SOCKET: &str = "/run/manager";
@@ -136,7 +136,7 @@ fn index_of(link: &str) -> String {
 fn clients() -> [std::thread::JoinHandle<(String, Duration)>; 2] {
     [V4, V6].map(|to| {
         as_user(ALICE, move || {
-            let begun = Instant::now();
+            let begun = Stopwatch::start();
             let answer = try_dial(to).and_then(|mut stream| {
                 let mut text = String::new();
                 stream.read_to_string(&mut text).map(|_| text)
@@ -160,7 +160,7 @@ fn syns_wait_in_the_tun(settings: &str, full: bool) {
         end(&mut interceptor, signal);
         let waiting = clients();
         // they have sent their SYNs when the kernel says so
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         while output("ss", &["-Htn", "state", "syn-sent", "dst", "169.254.169.254"]).is_empty()
             || output("ss", &["-Htn", "state", "syn-sent", "dst", "[fd00:ec2::254]"]).is_empty()
         {
@@ -301,7 +301,7 @@ fn a_clean_stop_resets_connections_so_that_their_clients_do_not_wait() {
             let filterd = Filterd::attach();
             let mut client = dial(V4);
             let _given = filterd.given();
-            let begun = Instant::now();
+            let begun = Stopwatch::start();
             end(&mut interceptor, rustix::process::Signal::TERM);
             assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
             assert!(begun.elapsed() < Duration::from_secs(1));

@@ -5,7 +5,7 @@
 mod world;
 
 use std::io::{Read, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use world::*;
 
 #[test]
@@ -28,7 +28,7 @@ fn a_request_that_ends_filterds_costs_its_sender_alone() {
         given.push(filterd.given());
         let (mut deaths, mut dies) = (0, false);
         let mut quiet = vec![idle.local_addr().unwrap()];
-        let mut begun = Instant::now();
+        let mut begun = Stopwatch::start();
         // numbers 3 and 7 end whoever reads them
         drop(std::mem::take(&mut given));
         drop(filterd);
@@ -42,7 +42,7 @@ fn a_request_that_ends_filterds_costs_its_sender_alone() {
                     drop(filterd);
                     world.go_on();
                     filterd = Filterd::attach();
-                    (begun, dies) = (Instant::now(), false);
+                    (begun, dies) = (Stopwatch::start(), false);
                     continue;
                 }
                 world.go_on();
@@ -103,13 +103,13 @@ fn suspects() -> (Duration, Duration) {
     drop(first);
     let second = Filterd::attach();
     let one = second.given();
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let two = second.given();
     let slow = begun.elapsed();
     // a suspect whose client goes is through as well
     let goes = clients.iter().position(|(client, _)| client.local_addr().unwrap() == two.client).unwrap();
     let (client, _) = clients.remove(goes);
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
     drop(client);
     let three = second.given();

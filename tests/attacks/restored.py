@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Destroys a part of the capture and measures until it is back: `WHAT ROUND MILLISECONDS`, or `never` after five seconds.
+"""Destroys a part of the capture and measures how long it was not back: `WHAT ROUND MILLISECONDS`, or `never` after ten seconds.
 Must not look into the daemons: what counts is what the kernel has."""
 
 import argparse
@@ -9,7 +9,8 @@ import socket
 import struct
 import subprocess
 import sys
-import time
+
+from stopwatch import Stopwatch
 
 # two programs that run beside each other: each further one would make the measure coarser
 PARTS = (
@@ -121,19 +122,19 @@ def main():
     good = True
     for what in arguments.what:
         for number in range(arguments.rounds):
-            began = time.monotonic()
             DISTURBANCES[what]()
             # The disturbance itself takes time; what is put back meanwhile was put back early enough.
-            good = report(what, number, whole, began, time.monotonic()) and good
+            good = report(what, number, whole) and good
     return 0 if good else 1
 
 
-def report(what, number, whole, began, done):
-    while time.monotonic() - began < 5:
-        looked = time.monotonic()
+def report(what, number, whole):
+    waited, missed = Stopwatch(), 0
+    while waited.on_the_wall() < 10:
         if snapshot() == whole:
-            print(what, number, round(1000 * max(0, looked - done)), flush=True)
+            print(what, number, round(1000 * missed), flush=True)
             return True
+        missed = waited.elapsed()
     print(what, number, "never", flush=True)
     print(snapshot(), "--- was\n" + whole, sep="\n", file=sys.stderr)
     return False

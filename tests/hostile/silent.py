@@ -12,6 +12,7 @@ import time
 
 import daemons
 from exchange import VERSIONS, Wrong, connected, once, read_to_end, request, whole
+from stopwatch import Stopwatch
 from users import Process, User
 
 OF_EACH_KIND = 10
@@ -84,9 +85,9 @@ async def serve_oneself(user, process):
     told = asyncio.create_task(asyncio.to_thread(process.hear))
     slowest, count = 0.0, 0
     while not told.done():
-        began = time.monotonic()
+        waited = Stopwatch()
         status, _ = await once(VERSIONS[count % 2], user.path)
-        slowest, count = max(slowest, time.monotonic() - began), count + 1
+        slowest, count = max(slowest, waited.elapsed()), count + 1
         if status != 200:
             raise Wrong(f"status {status}")
         await asyncio.sleep(0.05)

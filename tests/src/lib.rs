@@ -13,6 +13,8 @@ pub mod inside;
 mod lab;
 mod notify;
 pub mod outside;
+pub mod stopwatch;
 pub mod world;
 
 pub use lab::{Lab, Outcome, require_root};
+pub use stopwatch::Stopwatch;

@@ -3,6 +3,9 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
 mod client;
+#[allow(unreachable_pub, reason = "it is a library's, too")]
+#[path = "../../../tests/src/stopwatch.rs"]
+mod stopwatch;
 
 pub(crate) use client::*;
 use imds_ipc::{FromFilterd, FromInterceptor, Hello, MAX_MESSAGE, Needs, Subject, channel};
@@ -11,18 +14,15 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+pub(crate) use stopwatch::Stopwatch;
 
 pub(crate) const V4: &str = "169.254.169.254:80";
 pub(crate) const V6: &str = "[fd00:ec2::254]:80";
 pub(crate) const NOBODY: (u32, u32) = (65534, 65534);
-/// How long interceptor may keep a client waiting: 800 ms, and what a busy test machine needs besides. Who waits twice has
-/// waited too long.
-pub(crate) const HELD: Range<Duration> = Duration::from_millis(600)..Duration::from_millis(1400);
 const PRIVATE: &str = "IMDS_TEST_IN_PRIVATE_WORLD";
 
 /// Runs `body` in namespaces of its own: this test again, alone, in a new process.
@@ -50,6 +50,14 @@ pub(crate) fn privately(name: &str, body: impl FnOnce()) {
         .status()
         .expect("unshare(1) of util-linux");
     assert!(status.success(), "{name}: {status}");
+}
+
+/// That interceptor kept a client waiting as long as it may: 800 ms, and what a busy test machine needs besides. Who waits
+/// twice has waited too long.
+#[track_caller]
+pub(crate) fn assert_held(since: Stopwatch) {
+    assert!(since.on_the_wall() >= Duration::from_millis(600), "{:?}", since.on_the_wall());
+    assert!(since.elapsed() < Duration::from_millis(1400), "{:?}", since.elapsed());
 }
 
 pub(crate) fn sh(script: &str) {

@@ -13,6 +13,7 @@ echo 5 >/proc/sys/net/ipv4/tcp_fastopen
 mknod -m 0666 "$LAB/tmp/tun" c 10 200
 mount --bind "$LAB/tmp/tun" /dev/net/tun
 cd "$LAB/tests/attacks"
+export PYTHONPATH="$LAB/tests/hostile"
 watched() { /usr/bin/python3 -B watched.py -- "$@"; }
 python() { /usr/bin/python3 -B "$@"; }
 "#;
