@@ -89,7 +89,7 @@ deb: build
 
 soak: deps
 	$(CARGO) build --locked --release -p imds-interceptor -p imds-filterd -p imdsctl -p imds-mock -p imds-tests --bins
-	$(RELEASE)/imds-lab run --timeout 900 --rules tests/soak/imds.conf -- imds-soak run
+	$(RELEASE)/imds-lab run --timeout 900 --rules tests/soak/imds.conf -- imds-soak run --worst 900
 	$(CARGO) test --locked -p imds-interceptor --test store
 
 install:

@@ -18,14 +18,28 @@ const TOKEN_EVERY: u32 = 8;
 pub(crate) struct Done {
     /// Of answered requests, in microseconds: from before connect(2), where there was one, to the last byte.
     pub(crate) latencies: Vec<u64>,
-    pub(crate) failures: Vec<String>,
+    pub(crate) failures: Vec<Failure>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) after: Duration,
+    pub(crate) what: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "failed after {:.3} s: {}", self.after.as_secs_f64(), self.what)
+    }
 }
 
 impl Done {
     fn note(&mut self, begun: Instant, result: io::Result<()>) {
         match result {
             Ok(()) => self.latencies.push(begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX)),
-            Err(error) => self.failures.push(format!("after {:?}: {error}", begun.elapsed())),
+            Err(error) => {
+                self.failures.push(Failure { after: begun.elapsed(), what: error.to_string() });
+            }
         }
     }
 
@@ -40,16 +54,20 @@ impl Done {
             println!("{latency}");
         }
         for failure in &self.failures {
-            println!("failed {failure}");
+            println!("{} {}", failure.after.as_micros(), failure.what);
         }
     }
 
     pub(crate) fn parse(text: &str) -> Self {
         let mut done = Self::default();
         for line in text.lines() {
-            match line.parse() {
-                Ok(latency) => done.latencies.push(latency),
-                Err(_) => done.failures.push(line.to_owned()),
+            let (micros, what) = line.split_once(' ').unwrap_or((line, ""));
+            match micros.parse() {
+                Ok(latency) if what.is_empty() => done.latencies.push(latency),
+                Ok(micros) => done
+                    .failures
+                    .push(Failure { after: Duration::from_micros(micros), what: what.to_owned() }),
+                Err(_) => done.failures.push(Failure { after: Duration::ZERO, what: line.to_owned() }),
             }
         }
         done

@@ -1,7 +1,7 @@
 //! Clients of one user in a process that is this user: made, told to stop, asked what they did. And that process itself.
 //! Must not know what happens to the daemons meanwhile.
 
-use crate::client::{self, Done};
+use crate::client::{self, Done, Failure};
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -71,7 +71,7 @@ pub(crate) fn be(manner: Manner, clients: u32, pace: Duration, least: u32) {
         for thread in threads {
             all.add(thread.join().unwrap_or_else(|_| Done {
                 latencies: Vec::new(),
-                failures: vec!["a client panicked".into()],
+                failures: vec![Failure { after: Duration::ZERO, what: "a client panicked".into() }],
             }));
         }
     });

@@ -2,6 +2,7 @@
 //! Must not go on before filterd serves again, as a service manager's unit would.
 
 use crate::client::wait_until;
+use imds_tests::Stopwatch;
 use std::io;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -26,9 +27,17 @@ enum Trouble {
     Restart,
 }
 
-/// Returns how long each start took until filterd was ready, in microseconds.
-pub(crate) fn trouble(counts: Counts) -> io::Result<Vec<u64>> {
-    let mut starts = Vec::new();
+/// For how long there was no filterd.
+#[derive(Debug, Default)]
+pub(crate) struct Absences {
+    /// From each start until it was ready, in microseconds.
+    pub(crate) starts: Vec<u64>,
+    /// From an end until the next one was ready, the longest that the machine made long.
+    pub(crate) by_the_machine: Duration,
+}
+
+pub(crate) fn trouble(counts: Counts) -> io::Result<Absences> {
+    let mut absences = Absences::default();
     let mut left = [
         (Trouble::Kill, counts.kills),
         (Trouble::Reload, counts.reloads),
@@ -42,24 +51,29 @@ pub(crate) fn trouble(counts: Counts) -> io::Result<Vec<u64>> {
             break;
         };
         *count -= 1;
-        make(*what, &mut starts)?;
+        make(*what, &mut absences)?;
         wait_until(Instant::now() + CALM + Duration::from_micros(u64::from(n % 40) * 1300));
     }
-    Ok(starts)
+    Ok(absences)
 }
 
-fn make(what: Trouble, starts: &mut Vec<u64>) -> io::Result<()> {
+fn make(what: Trouble, absences: &mut Absences) -> io::Result<()> {
+    let ended = Stopwatch::start();
     match what {
         Trouble::Kill => {
             lab(&["kill", "filterd"])?;
             wait_until(Instant::now() + RESTART_AFTER);
         }
         Trouble::Restart => lab(&["stop", "filterd"])?,
-        Trouble::Reload => return reload(starts.len()),
+        Trouble::Reload => return reload(absences.starts.len()),
     }
     let begun = Instant::now();
     lab(&["start", "filterd"])?;
-    starts.push(begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
+    absences.starts.push(begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
+    let (wall, own) = (ended.on_the_wall(), ended.elapsed());
+    if own < wall / 2 {
+        absences.by_the_machine = absences.by_the_machine.max(wall);
+    }
     Ok(())
 }
 
