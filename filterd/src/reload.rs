@@ -7,7 +7,7 @@ use crate::in_force::InForce;
 use crate::start::instead;
 use crate::subject::needs;
 use imds_ipc::Identity;
-use imds_ipc::control::{self, Mode, RuleSet, Shown};
+use imds_ipc::control::{self, Mode, Reply, RuleSet, Shown};
 use imds_ipc::status::FilterStatus;
 use imds_ipc::{FromFilterd, Lack, Needs};
 use imds_settings::{GroupSource, Settings};
@@ -100,11 +100,11 @@ impl Filter {
         (self.generation.get(), self.in_force().names().to_vec())
     }
 
-    /// Puts a set in force, at interceptor too.
+    /// Puts a set in force, at interceptor too. `Unconfirmed` where that one does not say so in time.
     ///
     /// # Errors
     /// Why not; nothing is changed then.
-    pub(crate) async fn reload(&self, set: RuleSet) -> Result<control::InForce, String> {
+    pub(crate) async fn reload(&self, set: RuleSet) -> Result<Reply, String> {
         let in_force = InForce::of(set, SystemTime::now()).map_err(|why| why.to_string())?;
         let needs = served_by(&in_force, self.groups, self.interceptor.identity())?;
         self.need_ahead(needs).await;
@@ -114,8 +114,7 @@ impl Filter {
         self.exchange(in_force);
         self.reloaded.notify_one();
         say_in_force(&told);
-        self.obeyed().await;
-        Ok(told)
+        Ok(if self.obeyed().await { Reply::InForce(told) } else { Reply::Unconfirmed(told) })
     }
 
     /// A client of whom is not told what the new rules ask for would be refused by them, whoever it is: until it is told
@@ -131,12 +130,14 @@ impl Filter {
     }
 
     /// Until interceptor has obeyed what it was told. One that does not say so in time is told of, and waited for no more.
-    pub(crate) async fn obeyed(&self) {
-        if !self.interceptor.obeyed().await {
+    pub(crate) async fn obeyed(&self) -> bool {
+        let obeyed = self.interceptor.obeyed().await;
+        if !obeyed {
             tracing::warn!(
                 "imds-interceptor does not say that it has taken what the rules need and their mode"
             );
         }
+        obeyed
     }
 
     /// What the names of the rules in force stand for has changed. An answer about former rules is of no use.

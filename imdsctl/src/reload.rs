@@ -28,6 +28,14 @@ pub(crate) fn run(
             keep(&settings, &kept)?;
             Ok(shown(&told))
         }
+        Reply::Unconfirmed(told) => {
+            keep(&settings, &kept)?;
+            let why = "imds-interceptor has not said in time that it has taken the mode and what the rules ask of it";
+            Err(Fault::new(
+                exit::TEMPORARY,
+                format!("{why}; requests are judged by\n{}try again", shown(&told)),
+            ))
+        }
         Reply::Refused(why) => Err(Fault {
             code: exit::CONFIGURATION,
             message: format!("{why}\nimdsctl: imds-filterd refused these rules; those in force before stay"),

@@ -22,7 +22,7 @@ pub(crate) struct Status {
 pub(crate) fn ask(settings: &Settings) -> Result<Status, Fault> {
     let filterd = match control::ask(settings, &Ask::Status) {
         Ok(Reply::Is(status)) => Ok(*status),
-        Ok(Reply::InForce(_) | Reply::Refused(_) | Reply::Names { .. }) => {
+        Ok(Reply::InForce(_) | Reply::Unconfirmed(_) | Reply::Refused(_) | Reply::Names { .. }) => {
             Err("imds-filterd is of another version".into())
         }
         Err(fault) if fault.code == imds_settings::exit::PERMISSION => return Err(fault),

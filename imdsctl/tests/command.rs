@@ -1,6 +1,6 @@
 //! The command as a whole: what it prints and how it exits. Needs no root.
 
-use imds_ipc::control::Reply;
+use imds_ipc::control::{InForce, Mode, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -344,14 +344,47 @@ fn called(listener: &UnixListener, limit: Duration) -> bool {
     poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).unwrap() == 1
 }
 
-#[test]
-fn of_two_reloads_the_second_begins_when_the_first_has_ended() {
-    let place = std::env::temp_dir().join(format!("imdsctl-reload-{}", std::process::id()));
+/// A runtime directory with a played filterd, and settings that name it.
+fn played(name: &str) -> (PathBuf, UnixListener, File) {
+    let place = std::env::temp_dir().join(format!("imdsctl-{name}-{}", std::process::id()));
     let control = place.join("control");
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&control).unwrap();
     let listener = UnixListener::bind(control.join("filterd.sock")).unwrap();
-    let rules = File::with("Allow \"/\"\n");
     let config = File::with(format!("runtime_dir = {place:?}\n"));
+    (place, listener, config)
+}
+
+fn answer(mut stream: UnixStream, reply: &Reply) {
+    let mut answer = Vec::new();
+    reply.encode(&mut answer);
+    stream.read_exact(&mut [0; 8]).unwrap();
+    stream.write_all(&answer).unwrap();
+}
+
+#[test]
+fn a_reload_that_interceptor_has_not_confirmed_is_to_be_tried_again() {
+    let (place, listener, config) = played("unconfirmed");
+    let rules = File::with("Allow \"/\"\n");
+    let filterd = std::thread::spawn(move || {
+        let told = InForce { file: "f".into(), digest: [7; 32], count: 1, since: 0, mode: Mode::Enforce };
+        answer(listener.accept().unwrap().0, &Reply::Unconfirmed(told));
+    });
+    let (code, out, err) = told(&["reload", "--config", config.path(), rules.path()]);
+    filterd.join().unwrap();
+    assert_eq!((code, out.as_str()), (75, ""), "{err}");
+    assert!(
+        err.contains("imds-interceptor has not said in time") && err.contains("in force: f, 1 rule"),
+        "{err}"
+    );
+    // a filterd that is started now finds them
+    assert!(place.join("control/last-good").exists(), "they are not kept");
+    std::fs::remove_dir_all(&place).unwrap();
+}
+
+#[test]
+fn of_two_reloads_the_second_begins_when_the_first_has_ended() {
+    let (place, listener, config) = played("reload");
+    let rules = File::with("Allow \"/\"\n");
     let reload = || {
         Command::new(env!("CARGO_BIN_EXE_imdsctl"))
             .args(["reload", "--config", config.path(), rules.path()])
@@ -359,12 +392,7 @@ fn of_two_reloads_the_second_begins_when_the_first_has_ended() {
             .spawn()
             .unwrap()
     };
-    let refuse = |mut stream: UnixStream| {
-        let mut answer = Vec::new();
-        Reply::Refused("not now".into()).encode(&mut answer);
-        stream.read_exact(&mut [0; 8]).unwrap();
-        stream.write_all(&answer).unwrap();
-    };
+    let refuse = |stream| answer(stream, &Reply::Refused("not now".into()));
     let mut first = reload();
     assert!(called(&listener, Duration::from_secs(10)));
     let stream = listener.accept().unwrap().0;

@@ -27,6 +27,7 @@ mod kind {
     pub(super) const REFUSED: u16 = 81;
     pub(super) const IS: u16 = 82;
     pub(super) const NAMES: u16 = 83;
+    pub(super) const UNCONFIRMED: u16 = 84;
 }
 
 /// What becomes of a request that the rules do not allow.
@@ -99,6 +100,8 @@ pub struct InForce {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     InForce(InForce),
+    /// They judge requests; but interceptor has not said in time that it has taken their mode, and what they need of clients.
+    Unconfirmed(InForce),
     /// Nothing was changed, for this reason.
     Refused(String),
     Is(Box<FilterStatus>),
@@ -225,6 +228,10 @@ impl Reply {
                 w.kind(kind::IN_FORCE);
                 in_force.encode(&mut w);
             }
+            Self::Unconfirmed(in_force) => {
+                w.kind(kind::UNCONFIRMED);
+                in_force.encode(&mut w);
+            }
             Self::Refused(why) => {
                 w.kind(kind::REFUSED);
                 w.bytes(why.as_bytes());
@@ -249,6 +256,7 @@ impl Reply {
         let mut r = Reader::control(bytes)?;
         let reply = match r.kind() {
             kind::IN_FORCE => Self::InForce(InForce::decode(&mut r)?),
+            kind::UNCONFIRMED => Self::Unconfirmed(InForce::decode(&mut r)?),
             kind::REFUSED => {
                 Self::Refused(String::from_utf8(r.bytes(MAX_TEXT)?).map_err(|_| DecodeError::Value)?)
             }
@@ -304,7 +312,8 @@ mod tests {
         vec![
             Reply::Is(Box::new(FilterStatus { identity: None, ..status.clone() })),
             Reply::Is(Box::new(status)),
-            Reply::InForce(in_force),
+            Reply::InForce(in_force.clone()),
+            Reply::Unconfirmed(in_force),
             Reply::Refused("line 1\nline 2".into()),
             Reply::Names { generation: 1, names: vec![], shown: vec![(5, "sync".into())] },
         ]

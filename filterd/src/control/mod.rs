@@ -58,7 +58,7 @@ async fn answer(filter: &Rc<Filter>, mut stream: UnixStream) -> io::Result<()> {
 async fn reply(filter: &Rc<Filter>, ask: Ask) -> Reply {
     match ask {
         Ask::Reload(set) => match filter.reload(set).await {
-            Ok(in_force) => Reply::InForce(in_force),
+            Ok(reply) => reply,
             Err(why) => {
                 tracing::warn!("reload refused, the rules in force stay: {why}");
                 Reply::Refused(why)

@@ -68,7 +68,7 @@ async fn take(filter: &Filter, from: &mut tokio::net::unix::ReadHalf<'_>) -> io:
     while let Some(frame) = read_frame(from).await? {
         match Reply::decode(&frame).map_err(io::Error::other)? {
             Reply::Names { generation, names, shown } => filter.rename(generation, names, shown),
-            Reply::InForce(_) | Reply::Refused(_) | Reply::Is(_) => {
+            Reply::InForce(_) | Reply::Unconfirmed(_) | Reply::Refused(_) | Reply::Is(_) => {
                 return Err(io::Error::other("it said something else"));
             }
         }
