@@ -5,6 +5,7 @@ mod world;
 
 use imds_ipc::{FromFilterd, FromInterceptor, Groups, Identity, Needs, Process, Unit};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use world::*;
@@ -146,5 +147,37 @@ fn a_start_that_is_interrupted_again_and_again_can_tell_all_the_same() {
             assert_eq!(filterd.receive().0, FromInterceptor::Identity(whole));
             drop(world);
         }
+    });
+}
+
+/// More than the ring of records holds, or the tun.
+const MANY: usize = 5000;
+
+#[test]
+fn connects_to_other_ports_of_the_service_take_nobodys_room() {
+    watched("connects_to_other_ports_of_the_service_take_nobodys_room", |_| {
+        let _filterd = Filterd::attach();
+        for _ in 0..MANY {
+            assert_eq!(try_dial("169.254.169.254:81").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        }
+        dial(V4);
+    });
+}
+
+#[test]
+fn sockets_that_are_gone_when_interceptor_looks_take_nobodys_room() {
+    privately("sockets_that_are_gone_when_interceptor_looks_take_nobodys_room", || {
+        let world = World::start();
+        let _filterd = Filterd::attach();
+        world.stop();
+        // they all end with the process
+        let script = format!(
+            "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (9000, 9000))
+socks = [socket.socket() for _ in range({MANY})]
+for sock in socks: sock.setblocking(False); sock.connect_ex(('169.254.169.254', 80))"
+        );
+        output("/usr/bin/python3", &["-c", &format!("{CLIENT}{script}")]);
+        world.go_on();
+        dial(V4);
     });
 }

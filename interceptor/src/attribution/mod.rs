@@ -159,6 +159,14 @@ impl Attribution {
         Ok(Attributed { subject: Ok(subject), cookie: socket.cookie })
     }
 
+    /// To be called whenever the tun was read, whatever came: the kernel tells of each SYN, also of those that nobody asks
+    /// about.
+    pub fn make_room(&mut self) {
+        if let Ok(witness) = &mut self.witness {
+            witness.make_room();
+        }
+    }
+
     /// Whether the four-tuple is still that socket's. Ask when the handshake is complete. In audit mode it becomes
     /// nobody's if not.
     ///

@@ -88,6 +88,13 @@ impl Witness {
         let Self { programs, kept, .. } = self;
         kept.told_of(cookie, |kept| programs.read(|record| kept.add(record)))
     }
+
+    /// Makes room in the ring. SYNs that are never asked about leave records, too, and without room no SYN leaves, of
+    /// anybody: then nobody would be asked about ever again.
+    pub(super) fn make_room(&mut self) {
+        let Self { programs, kept, .. } = self;
+        programs.read(|record| kept.add(record));
+    }
 }
 
 #[cfg(test)]

@@ -206,6 +206,7 @@ impl EventLoop {
         heed(&std::mem::take(&mut self.found))?;
         self.serve_dials(now);
         self.read_tun(now, packet)?;
+        self.attribution.make_room();
         self.netstack.touch_due(now);
         for key in std::mem::take(&mut self.ready.again) {
             self.netstack.touch(key);

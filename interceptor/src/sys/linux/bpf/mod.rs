@@ -40,7 +40,7 @@ pub(super) fn fuzzed_offset(description: &[u8], of: &'static str, name: &'static
     Types::fuzzed(description, of, name)
 }
 
-/// Room for records not yet read, bytes, a power of two: three thousand SYNs, six times a tun's queue.
+/// Room for records not yet read, bytes, a power of two: two thousand SYNs, four times a tun's queue.
 const RING: u32 = 256 << 10;
 const NO_PREALLOCATION: u32 = 1;
 const MAY_BE_MAPPED: u32 = 1 << 10;
