@@ -80,17 +80,18 @@ fn a_suspect_that_is_slow_does_not_stop_the_others() {
     privately("a_suspect_that_is_slow_does_not_stop_the_others", || {
         let _world = World::start();
         let (mut slow, mut gone): (Vec<_>, Vec<_>) = (0..5).map(|_| suspects()).unzip();
-        slow.sort();
+        // the longest, and below the middle ones: a busy test machine delays any process now and then, ours too
+        assert!(slow.iter().any(|[on_the_wall, _]| *on_the_wall > Duration::from_millis(20)), "{slow:?}");
+        slow.sort_by_key(|[_, elapsed]| *elapsed);
         gone.sort();
-        // the middle ones: a busy test machine delays any process now and then
-        assert!((Duration::from_millis(20)..Duration::from_millis(200)).contains(&slow[2]), "{slow:?}");
+        assert!(slow[2][1] < Duration::from_millis(200), "{slow:?}");
         assert!(gone[2] < Duration::from_millis(40), "{gone:?}");
     });
 }
 
 /// Three suspects are tried, the first of whom is not answered, and the client of the second goes. How long the second and
-/// then the third waited for that.
-fn suspects() -> (Duration, Duration) {
+/// then the third waited for that; the second by both clocks.
+fn suspects() -> ([Duration; 2], Duration) {
     let first = Filterd::attach();
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -105,7 +106,7 @@ fn suspects() -> (Duration, Duration) {
     let one = second.given();
     let begun = Stopwatch::start();
     let two = second.given();
-    let slow = begun.elapsed();
+    let slow = [begun.on_the_wall(), begun.elapsed()];
     // a suspect whose client goes is through as well
     let goes = clients.iter().position(|(client, _)| client.local_addr().unwrap() == two.client).unwrap();
     let (client, _) = clients.remove(goes);
