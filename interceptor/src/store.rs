@@ -12,7 +12,7 @@ use std::hash::{Hash, Hasher};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// To be counted up when the programs or their records change.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const TUN: &str = "imds-tun";
 

@@ -181,3 +181,29 @@ for sock in socks: sock.setblocking(False); sock.connect_ex(('169.254.169.254', 
         dial(V4);
     });
 }
+
+/// Packets that found no room in the tun.
+fn lost_in_the_tun() -> u64 {
+    let devices = std::fs::read_to_string("/proc/self/net/dev").unwrap();
+    let tun = devices.lines().find_map(|line| line.trim().strip_prefix("imds0:")).unwrap();
+    tun.split_whitespace().nth(11).unwrap().parse().unwrap()
+}
+
+#[test]
+fn datagrams_to_the_service_take_no_clients_place_in_the_tun() {
+    privately("datagrams_to_the_service_take_no_clients_place_in_the_tun", || {
+        let world = World::start();
+        let _filterd = Filterd::attach();
+        world.stop();
+        for (own, service) in [("0.0.0.0:0", "169.254.169.254:9"), ("[::]:0", "[fd00:ec2::254]:9")] {
+            let socket = std::net::UdpSocket::bind(own).unwrap();
+            for _ in 0..MANY {
+                // some systems tell that it went no further
+                let _ = socket.send_to(b"x", service);
+            }
+        }
+        assert_eq!(lost_in_the_tun(), 0);
+        world.go_on();
+        dial(V4);
+    });
+}

@@ -1,5 +1,6 @@
 //! The program on the tun's way out: for each SYN, who made the socket that sends it, into the ring.
-//! Must not let a SYN through that it had no room to record; must not record what it could not read.
+//! Must not let a SYN through that it had no room to record; must not record what it could not read; must not let anything
+//! but TCP take a SYN's place in the tun.
 
 use super::assembler::{Assembler, Call, Label, Reg, Unreachable, When, Width};
 use super::types::{Types, TypesError};
@@ -14,7 +15,9 @@ const PASS: i32 = -1;
 const DROP: i32 = 2;
 /// Of `struct __sk_buff` and `struct bpf_sock` in linux/bpf.h.
 const PACKET_SOCKET: i16 = 168;
+const SOCKET_PROTOCOL: i16 = 12;
 const SOCKET_STATE: i16 = 72;
+const TCP: i32 = 6;
 const SYN_SENT: i32 = 2;
 /// user_namespaces(7): namespaces are nested 32 deep at most.
 const NAMESPACES: usize = 33;
@@ -107,7 +110,8 @@ pub(super) fn program(offsets: &Offsets, maps: &Maps) -> Result<Vec<[u8; 8]>, Un
     std::mem::take(a).finish()
 }
 
-/// R7 = the packet's socket, R9 = the same in full. Only one that connects: an answer of ours or of others is no SYN.
+/// R7 = the packet's socket, R9 = the same in full. Only one that connects: an answer of ours or of others is no SYN. What
+/// is no TCP would be thrown away when it is read; but anybody can send it faster than that, and SYNs would be lost.
 fn connecting_socket(a: &mut Assembler, exits: &Exits) {
     a.load(Bits64, R7, R6, PACKET_SOCKET);
     a.jump_if(R7, When::Equal, 0, exits.pass);
@@ -115,6 +119,8 @@ fn connecting_socket(a: &mut Assembler, exits: &Exits) {
     a.call(Call::FullSocket);
     a.jump_if(R0, When::Equal, 0, exits.pass);
     a.copy(R9, R0);
+    a.load(Bits32, R1, R9, SOCKET_PROTOCOL);
+    a.jump_if(R1, When::NotEqual, TCP, exits.drop);
     a.load(Bits32, R1, R9, SOCKET_STATE);
     a.jump_if(R1, When::NotEqual, SYN_SENT, exits.pass);
 }
