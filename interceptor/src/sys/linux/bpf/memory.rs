@@ -114,21 +114,27 @@ impl Ring {
 
     /// Everything that is there, in the order it came. A record still being written ends the turn: whoever writes it
     /// is not disturbed, and the packet it is about has not left yet. Others behind it may have: whether it was all.
+    /// What comes meanwhile is for the next time: users who write without end would keep us here without end.
     pub(super) fn read(&self, mut take: impl FnMut(Record)) -> bool {
-        self.each(|bytes| {
+        let Some(written) = self.writer.position(0) else { return false };
+        self.up_to(written.load(Ordering::Acquire), |bytes| {
             if let Some(record) = bytes.and_then(|bytes| Record::parse(&bytes)) {
                 take(record);
             }
         })
     }
 
-    /// The same, as bytes; none is one that its writer discarded.
-    pub(super) fn each(&self, mut take: impl FnMut(Option<Vec<u8>>)) -> bool {
+    /// The same, as bytes, with all that comes meanwhile; none is one that its writer discarded.
+    pub(super) fn each(&self, take: impl FnMut(Option<Vec<u8>>)) -> bool {
+        self.up_to(u64::MAX, take)
+    }
+
+    fn up_to(&self, end: u64, mut take: impl FnMut(Option<Vec<u8>>)) -> bool {
         let Some((read, written)) = self.reader.position(0).zip(self.writer.position(0)) else {
             return false;
         };
         let mut at = read.load(Ordering::Relaxed);
-        while at < written.load(Ordering::Acquire) {
+        while at < end.min(written.load(Ordering::Acquire)) {
             let Some((length, bytes)) = self.record(at) else { return false };
             take(bytes);
             at = at.saturating_add(HEAD + length.next_multiple_of(8));
@@ -200,5 +206,27 @@ mod tests {
         assert_eq!(seen(), (false, vec![]));
         put(&file, page, 1, LENGTH | DISCARDED);
         assert_eq!(seen(), (true, vec![2]));
+    }
+
+    #[test]
+    fn who_writes_as_fast_as_we_read_does_not_keep_us_reading() {
+        let (file, page) = kernel();
+        let ring = Ring::map(file.as_fd(), SIZE).unwrap();
+        let length = 8 + u64::from(LENGTH);
+        let write_one_more = |number: u8| {
+            put(&file, page, number, LENGTH);
+            write(&file, page, &(u64::from(number + 1) * length).to_ne_bytes());
+        };
+        write_one_more(0);
+        let mut cookies = Vec::new();
+        let whole = ring.read(|record| {
+            assert!(record.cookie < 2, "it goes on and on");
+            cookies.push(record.cookie);
+            write_one_more(u8::try_from(record.cookie + 1).unwrap());
+        });
+        assert_eq!((whole, cookies), (true, vec![0]));
+        let mut cookies = Vec::new();
+        assert!(ring.read(|record| cookies.push(record.cookie)));
+        assert_eq!(cookies, [1], "nothing is lost by it");
     }
 }
