@@ -2,7 +2,7 @@
 //! wait in the tun meanwhile and the records of who sent them wait too.
 //! Must not take what other settings or another version made.
 
-use crate::attribution::KeptPrograms;
+use crate::attribution::{KeptPrograms, Pace};
 use crate::sys::{self, Tun};
 use imds_settings::{Cgroup, Settings};
 use rustc_hash::FxHasher;
@@ -109,6 +109,7 @@ fn version(settings: &Settings) -> String {
     let mut hasher = FxHasher::default();
     (FORMAT, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
     settings.upstreams().collect::<Vec<_>>().hash(&mut hasher);
+    Pace::of(&settings.limits).hash(&mut hasher);
     match &settings.capture.cgroup {
         Cgroup::Auto => 0.hash(&mut hasher),
         Cgroup::None => 1.hash(&mut hasher),
@@ -130,6 +131,9 @@ mod tests {
         assert_ne!(version(&settings), version(&other));
         let mut other = settings.clone();
         other.services[0].port = 81;
+        assert_ne!(version(&settings), version(&other));
+        let mut other = settings.clone();
+        other.limits.requests_per_second = 0;
         assert_ne!(version(&settings), version(&other));
     }
 }

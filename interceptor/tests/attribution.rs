@@ -28,9 +28,13 @@ fn client(script: &'static str) -> std::thread::JoinHandle<String> {
 }
 
 fn watched(name: &str, body: impl FnOnce(&Cgroup)) {
+    watched_with("", name, body);
+}
+
+fn watched_with(settings: &str, name: &str, body: impl FnOnce(&Cgroup)) {
     privately(name, || {
         let cgroup = Cgroup::enter();
-        let _world = World::with(&format!("[capture]\ncgroup = \"{}\"\n", cgroup.path));
+        let _world = World::with(&format!("{settings}[capture]\ncgroup = \"{}\"\n", cgroup.path));
         body(&cgroup);
     });
 }
@@ -152,10 +156,12 @@ fn a_start_that_is_interrupted_again_and_again_can_tell_all_the_same() {
 
 /// More than the ring of records holds, or the tun.
 const MANY: usize = 5000;
+/// All SYNs of one uid reach the tun.
+const NO_PACE: &str = "[limits]\nrequests_per_second = 0\n";
 
 #[test]
 fn connects_to_other_ports_of_the_service_take_nobodys_room() {
-    watched("connects_to_other_ports_of_the_service_take_nobodys_room", |_| {
+    watched_with(NO_PACE, "connects_to_other_ports_of_the_service_take_nobodys_room", |_| {
         let _filterd = Filterd::attach();
         for _ in 0..MANY {
             assert_eq!(try_dial("169.254.169.254:81").unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -167,7 +173,7 @@ fn connects_to_other_ports_of_the_service_take_nobodys_room() {
 #[test]
 fn sockets_that_are_gone_when_interceptor_looks_take_nobodys_room() {
     privately("sockets_that_are_gone_when_interceptor_looks_take_nobodys_room", || {
-        let world = World::start();
+        let world = World::with(NO_PACE);
         let _filterd = Filterd::attach();
         world.stop();
         // they all end with the process
@@ -182,11 +188,12 @@ for sock in socks: sock.setblocking(False); sock.connect_ex(('169.254.169.254', 
     });
 }
 
-/// Packets that found no room in the tun.
-fn lost_in_the_tun() -> u64 {
+/// Packets of the tun that were read, and that found no room there.
+fn read_and_lost() -> (u64, u64) {
     let devices = std::fs::read_to_string("/proc/self/net/dev").unwrap();
     let tun = devices.lines().find_map(|line| line.trim().strip_prefix("imds0:")).unwrap();
-    tun.split_whitespace().nth(11).unwrap().parse().unwrap()
+    let number = |place| tun.split_whitespace().nth(place).unwrap().parse().unwrap();
+    (number(9), number(11))
 }
 
 #[test]
@@ -202,8 +209,50 @@ fn datagrams_to_the_service_take_no_clients_place_in_the_tun() {
                 let _ = socket.send_to(b"x", service);
             }
         }
-        assert_eq!(lost_in_the_tun(), 0);
+        assert_eq!(read_and_lost().1, 0);
         world.go_on();
         dial(V4);
+    });
+}
+
+/// uid 2001, who connects without end; then so that his sockets are parts of others; then as many users of a namespace that
+/// he made.
+const CONNECTS_WITHOUT_END: &str = r#"
+def connect(count, protocol=0):
+    for _ in range(count):
+        with socket.socket(proto=protocol) as sock: sock.setblocking(False); sock.connect_ex(("169.254.169.254", 80))
+made, mapped = os.pipe(), os.pipe()
+pid = os.fork()
+if pid == 0:
+    become(2001, 2001)
+    connect(2000)
+    connect(2000, 262)
+    assert ctypes.CDLL(None).unshare(0x10000000) == 0
+    os.write(made[1], b"x"); os.read(mapped[0], 1)
+    for uid in range(1, 11):
+        os.setresuid(uid, uid, 0)
+        connect(200)
+        os.setresuid(-1, 0, -1)
+    os._exit(0)
+os.read(made[0], 1)
+with open(f"/proc/{pid}/uid_map", "w") as file: file.write("0 300000 100")
+os.write(mapped[1], b"x")
+assert os.waitpid(pid, 0)[1] == 0
+"#;
+
+#[test]
+fn who_connects_without_end_leaves_room_for_others() {
+    privately("who_connects_without_end_leaves_room_for_others", || {
+        let world = World::with("[limits]\nconnections_per_uid = 1\n");
+        let _filterd = Filterd::attach();
+        world.stop();
+        let since = Stopwatch::start();
+        output("/usr/bin/python3", &["-c", &format!("{CLIENT}{CONNECTS_WITHOUT_END}")]);
+        let milliseconds = since.on_the_wall().as_millis();
+        world.go_on();
+        dial(V4);
+        let (read, lost) = read_and_lost();
+        // a burst, one each millisecond, and those of the last client
+        assert!(u128::from(read + lost) <= 250 + milliseconds + 10, "{read}, {lost}: {milliseconds} ms");
     });
 }

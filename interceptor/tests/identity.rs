@@ -50,7 +50,7 @@ impl Tun {
             ip addr add 169.254.169.1/32 dev imds0; ip addr add fdc9::1/128 dev imds0 nodad
             ip route add 169.254.169.254 dev imds0; ip -6 route add fd00:ec2::254 dev imds0");
         let services = [V4.parse().unwrap(), V6.parse().unwrap()];
-        let mut programs = Programs::load(&services).unwrap();
+        let mut programs = Programs::load(&services, None).unwrap();
         if let Some(cgroup) = cgroup {
             programs.watch_connects(Some(cgroup.path.as_ref())).unwrap();
         }
@@ -127,7 +127,7 @@ fn a_classifier_takes_the_place_of_a_former_runs_whose_ring_nobody_reads() {
         assert_eq!(former.len(), 1);
         // the tun outlives it, as one does that the service manager keeps
         drop(tun);
-        let mut programs = Programs::load(&[V4.parse().unwrap()]).unwrap();
+        let mut programs = Programs::load(&[V4.parse().unwrap()], None).unwrap();
         programs.watch_tun(index(), TunHook::Classifier).unwrap();
         let now = attached();
         assert!(now.len() == 1 && now != former, "{former:?} {now:?}");

@@ -2,12 +2,14 @@
 //! Must not guess: what the kernel does not say exactly is unattributable, and there is no default identity.
 
 mod judge;
+mod pace;
 mod prepare;
 mod subuid;
 mod unit;
 mod witness;
 
 pub use crate::sys::{Connecting, GroupList, KeptPrograms, ProgramError, Programs, Record, TunHook};
+pub use pace::Pace;
 pub use prepare::{Loaded, adopt, load};
 pub use subuid::{SubordinateUids, SubuidWarning};
 pub use witness::Witness;

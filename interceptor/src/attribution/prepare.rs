@@ -1,7 +1,7 @@
 //! Gets the kernel's programs going, in two steps: connects are watched before there is capture, the tun when there is one.
 //! Must not stop the start: without them uids are still told, and it is said what is not.
 
-use super::{KeptPrograms, ProgramError, Programs, TunHook, Witness};
+use super::{KeptPrograms, Pace, ProgramError, Programs, TunHook, Witness};
 use imds_ipc::{Identity, Lack};
 use imds_settings::{Cgroup, GroupSource, Settings};
 
@@ -17,7 +17,7 @@ pub struct Loaded {
 /// Why uids are all that can be told.
 pub fn load(settings: &Settings) -> Result<Loaded, Lack> {
     let services: Vec<_> = settings.upstreams().collect();
-    let mut programs = Programs::load(&services).map_err(|error| said(&error))?;
+    let mut programs = Programs::load(&services, Pace::of(&settings.limits)).map_err(|error| said(&error))?;
     let connecting = match &settings.capture.cgroup {
         Cgroup::None => Err(Lack::Configured),
         Cgroup::Auto => programs.watch_connects(None).map_err(|error| said(&error)),

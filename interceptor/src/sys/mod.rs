@@ -7,7 +7,7 @@
 //! - `Tun::adopt(descriptor)`, `read(packet)`, `write(packet)`: one bare IP packet each; `NO_TUN`: what to do without one
 //! - `SocketOwners::open(device)`, `connecting(four_tuple)`: the local socket that sends a SYN now; `is_still(four_tuple,
 //!   cookie)`: whether it is that one yet; `TELLS_GROUPS`: whether it knows the groups, too
-//! - `Programs::load(services)`, `adopt(kept)`, `watch_connects(cgroup)`, `watch_tun(index, hook)`, `want(..)`,
+//! - `Programs::load(services, pace)`, `adopt(kept)`, `watch_connects(cgroup)`, `watch_tun(index, hook)`, `want(..)`,
 //!   `read(..)`: whether that was all, `parts()`; `KeptPrograms::take(find)`: who made a socket and who connects it
 //! - `Outward::new(settings)`, `socket(address)`: a TCP socket, not blocking, whose packets get past our own tun; then
 //!   `dialled(socket, address)`, and `connected(way)` or, before it is closed, `forget(way)`; `carries(packet)`: whether

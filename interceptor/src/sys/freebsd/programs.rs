@@ -1,5 +1,6 @@
 //! Programs in the kernel that tell more of a socket: FreeBSD has none, and getcred tells the groups. Never made here.
 
+use crate::attribution::Pace;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -90,7 +91,7 @@ impl Programs {
 
     /// # Errors
     /// Always.
-    pub fn load(_services: &[SocketAddr]) -> Result<Self, ProgramError> {
+    pub fn load(_services: &[SocketAddr], _pace: Option<Pace>) -> Result<Self, ProgramError> {
         Err(ProgramError::NoneHere)
     }
 

@@ -76,9 +76,12 @@ impl When {
 #[repr(i32)]
 pub(super) enum Call {
     MapLookup = 1,
+    MapUpdate = 2,
+    Clock = 5,
     CurrentPid = 14,
     CurrentTask = 35,
     SocketCookie = 46,
+    SocketUid = 47,
     SetSocketOption = 49,
     FullSocket = 95,
     SettingName = 101,
@@ -126,6 +129,10 @@ impl Assembler {
 
     pub(super) fn add_register(&mut self, to: Reg, from: Reg) {
         self.push(0x0f, to, from, 0, 0);
+    }
+
+    pub(super) fn subtract_register(&mut self, to: Reg, from: Reg) {
+        self.push(0x1f, to, from, 0, 0);
     }
 
     /// Sign-extends `bits`.
@@ -189,6 +196,12 @@ impl Assembler {
     pub(super) fn jump_if(&mut self, register: Reg, when: When, number: i32, to: Label) {
         self.jumps.push((self.code.len(), to));
         self.push(when.code(), register, Reg::R0, 0, number);
+    }
+
+    /// Jumps if `register` is above `other`, both unsigned.
+    pub(super) fn jump_if_above(&mut self, register: Reg, other: Reg, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.push(0x2d, register, other, 0, 0);
     }
 
     /// The program as the kernel takes it, eight bytes an instruction.

@@ -6,6 +6,7 @@ mod assembler;
 mod cgroup;
 mod classifier;
 mod memory;
+mod pace;
 mod record;
 mod switch;
 mod syscall;
@@ -17,6 +18,7 @@ mod who_made;
 pub use record::{Connecting, GroupList, Record};
 pub(crate) use switch::Switch;
 
+use crate::attribution::Pace;
 use memory::{Ring, Word};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
@@ -106,6 +108,8 @@ struct Maps {
     ring: OwnedFd,
     /// With each socket, who connects it.
     connecting: OwnedFd,
+    /// With each uid, how far ahead of its pace it is.
+    paces: OwnedFd,
 }
 
 impl Maps {
@@ -128,6 +132,7 @@ impl Maps {
                 flags: NO_PREALLOCATION,
                 types: Some(types.as_fd()),
             })?,
+            paces: map(MapKind::RecentlyUsed, "imds_paces", 8, pace::UIDS, 0)?,
         })
     }
     fn scratch(&self) -> BorrowedFd<'_> {
@@ -141,6 +146,9 @@ impl Maps {
     }
     fn connecting(&self) -> BorrowedFd<'_> {
         self.connecting.as_fd()
+    }
+    fn paces(&self) -> BorrowedFd<'_> {
+        self.paces.as_fd()
     }
 }
 
@@ -209,16 +217,18 @@ impl KeptPrograms {
 }
 
 impl Programs {
+    /// `pace`: of the SYNs of each uid, if it is bounded.
+    ///
     /// # Errors
     /// When this kernel cannot run them, with the reason.
-    pub fn load(services: &[SocketAddr]) -> Result<Self, ProgramError> {
+    pub fn load(services: &[SocketAddr], pace: Option<Pace>) -> Result<Self, ProgramError> {
         let types = Types::of_running_kernel()?;
         let who_made = who_made::Offsets::of(&types)?;
         let who_connects = who_connects::Offsets::of(&types)?;
         drop(types);
         raise_memory_limit();
         let maps = Maps::make()?;
-        let code = who_made::program(&who_made, &maps)?;
+        let code = who_made::program(&who_made, &maps, pace)?;
         let (kind, hook) = (ProgramKind::PacketClassifier, Hook::LinkEgress);
         let who_made = syscall::load_program(kind, "imds_who_made", &code, hook)
             .map_err(refused("loading the program on the tun"))?;

@@ -31,6 +31,7 @@ enum Command {
 pub(super) enum MapKind {
     Array = 2,
     PerCpuArray = 6,
+    RecentlyUsed = 9,
     SocketStorage = 24,
     Ring = 27,
 }

@@ -1,11 +1,13 @@
 //! The program on the tun's way out: for each SYN, who made the socket that sends it, into the ring.
 //! Must not let a SYN through that it had no room to record; must not record what it could not read; must not let anything
-//! but TCP take a SYN's place in the tun.
+//! but TCP, or one user without end, take a SYN's place in the tun.
 
 use super::assembler::{Assembler, Call, Label, Reg, Unreachable, When, Width};
+use super::pace::keep_pace;
 use super::types::{Types, TypesError};
 use super::walk::{STACK, follow, keep, read};
 use super::{Maps, record};
+use crate::attribution::Pace;
 use Reg::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
 use Width::{Bits32, Bits64};
 
@@ -78,13 +80,19 @@ impl Offsets {
 /// The ways out.
 struct Exits {
     pass: Label,
+    /// Without a record: of a socket without a file.
+    unrecorded: Label,
     drop: Label,
 }
 
 /// R6: the packet, then how long the names are. R7: along the structures. R8: the record being made.
-pub(super) fn program(offsets: &Offsets, maps: &Maps) -> Result<Vec<[u8; 8]>, Unreachable> {
+pub(super) fn program(
+    offsets: &Offsets,
+    maps: &Maps,
+    pace: Option<Pace>,
+) -> Result<Vec<[u8; 8]>, Unreachable> {
     let a = &mut Assembler::default();
-    let exits = Exits { pass: a.label(), drop: a.label() };
+    let exits = Exits { pass: a.label(), unrecorded: a.label(), drop: a.label() };
     a.copy(R6, R1);
     connecting_socket(a, &exits);
     empty_record(a, maps, &exits);
@@ -93,14 +101,26 @@ pub(super) fn program(offsets: &Offsets, maps: &Maps) -> Result<Vec<[u8; 8]>, Un
     a.copy(R1, R6);
     a.call(Call::SocketCookie);
     a.store(Bits64, R8, record::COOKIE, R0);
+    // for the pace alone, until it is known who made the socket
+    a.copy(R1, R6);
+    a.call(Call::SocketUid);
+    a.store(Bits32, R8, record::UID, R0);
     a.copy(R1, R7);
     a.call(Call::TcpSocket);
     a.jump_if(R0, When::Equal, 0, exits.pass);
     a.copy(R7, R0);
     cgroup_names(a, offsets);
     credentials(a, offsets, &exits);
+    if let Some(pace) = pace {
+        keep_pace(a, maps, pace, exits.drop);
+    }
     groups(a, offsets, &exits);
     output(a, maps, &exits);
+    a.jump(exits.pass);
+    a.place(exits.unrecorded);
+    if let Some(pace) = pace {
+        keep_pace(a, maps, pace, exits.drop);
+    }
     a.place(exits.pass);
     a.set(R0, PASS);
     a.end();
@@ -240,9 +260,9 @@ fn cgroup_name(a: &mut Assembler, offsets: &Offsets, unknown: Label) {
 
 /// R7 = the credentials the socket was made with.
 fn credentials(a: &mut Assembler, offsets: &Offsets, exits: &Exits) {
-    follow(a, R7, R7, offsets.sock_socket, exits.pass);
-    // a socket that was closed, or that the kernel made for itself
-    follow(a, R7, R7, offsets.socket_file, exits.pass);
+    follow(a, R7, R7, offsets.sock_socket, exits.unrecorded);
+    // a socket that was closed, or that the kernel made for itself or as a part of another
+    follow(a, R7, R7, offsets.socket_file, exits.unrecorded);
     follow(a, R7, R7, offsets.file_cred, exits.pass);
     keep(a, (R8, record::UID), R7, offsets.cred_fsuid, exits.pass);
     keep(a, (R8, record::GID), R7, offsets.cred_fsgid, exits.pass);
