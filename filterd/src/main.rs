@@ -85,7 +85,7 @@ fn end(result: Result<u8, Failure>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(Failure(code, message)) => {
-            eprintln!("imds-filterd: {message}");
+            log::say(&format!("imds-filterd: {message}"));
             ExitCode::from(code)
         }
     }

@@ -1,17 +1,49 @@
-//! Log lines to stderr, and a throttle for those that clients can provoke. Must not log anything a client sent.
+//! Lines to stderr, and a throttle for those that clients can provoke.
+//! Must not log anything a client sent, nor wait for whoever reads it.
 
+mod output;
+
+use output::Output;
+use std::io::{self, Write};
 use std::panic::PanicHookInfo;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+static STDERR: Mutex<Option<Output>> = Mutex::new(None);
 
 /// Every line goes to stderr; without time where the journal adds its own.
 pub fn start() {
-    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    // closed: nothing is said
+    *STDERR.lock().unwrap_or_else(PoisonError::into_inner) = Output::stderr().ok();
+    let lines = tracing_subscriber::fmt().with_writer(|| Lines).with_ansi(false).with_target(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         lines.without_time().init();
     } else {
         lines.init();
     }
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", text_of(panic))));
+}
+
+/// What is said at the end, for the operator: a line of its own, without level.
+pub fn say(text: &str) {
+    let _ = Lines.write(format!("{text}\n").as_bytes()); // it never fails
+}
+
+/// Takes whole lines. One that there is no room for is lost, and the next that there is says how many were. An error
+/// would be told on stderr, and end us where that is gone.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(output) = &mut *STDERR.lock().unwrap_or_else(PoisonError::into_inner) {
+            output.line(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Text that was made when it happened could hold a client's bytes; the program's own words cannot.

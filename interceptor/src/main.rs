@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("imds-interceptor: {error}");
+            log::say(&format!("imds-interceptor: {error}"));
             ExitCode::from(error.exit_code())
         }
     }

@@ -59,3 +59,11 @@ fn over_its_limits_a_user_gets_503_with_a_time_and_one_audit_line_each() {
         python client.py connections_over_the_limit connections_over_twice_the_limit requests_over_the_limit";
     expect_all_ok(hostile(&Lab::new().rules(RULES).config(limits), script), 3);
 }
+
+#[test]
+fn interceptor_does_not_wait_for_who_reads_its_log_nor_end_with_him() {
+    let script = "imds-lab stop filterd
+        imds-lab stop interceptor
+        python unread.py";
+    expect_all_ok(hostile(&Lab::new().rules(RULES), script), 2);
+}

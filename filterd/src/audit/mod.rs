@@ -1,12 +1,15 @@
-//! The audit trail: one line of JSON for each verdict, written when its exchange ends, however it ends.
+//! The audit trail: one line of JSON for each verdict, written when its exchange ends, however it ends; of refusals that
+//! cost their user nothing not more than a bound.
 //! Never holds a token, a body or a header value; never waits for whoever reads it.
 
+mod bounded;
 mod json;
 mod output;
 
 pub use output::Output;
 
 use crate::filter::Client;
+use bounded::Bounded;
 use imds_ipc::status::Verdicts;
 use imds_rules::Request;
 use json::Line;
@@ -45,12 +48,21 @@ impl Word {
             Self::Error => "error",
         }
     }
+
+    /// Whether no limit bounds how many of a user's requests come to this.
+    fn is_unbounded(self) -> bool {
+        match self {
+            Self::Refuse | Self::Limit => true,
+            Self::Allow | Self::Deny | Self::WouldDeny | Self::Error => false,
+        }
+    }
 }
 
 /// Where the lines go, and the names they show. A line that cannot be written is counted; the count goes out as
 /// `lost` in the next line that can.
 pub struct Audit {
     output: RefCell<Output>,
+    bounded: RefCell<Bounded>,
     names: RefCell<HashMap<u32, String>>,
     verdicts: Cell<Verdicts>,
 }
@@ -59,8 +71,12 @@ impl Audit {
     /// `names`: uid and name; name services are out of reach.
     #[must_use]
     pub fn new(output: Output, names: &[(u32, String)]) -> Self {
-        let audit =
-            Self { output: RefCell::new(output), names: RefCell::default(), verdicts: Cell::default() };
+        let audit = Self {
+            output: RefCell::new(output),
+            bounded: RefCell::default(),
+            names: RefCell::default(),
+            verdicts: Cell::default(),
+        };
         audit.show(names);
         audit
     }
@@ -168,6 +184,12 @@ impl Entry {
 
     fn write(&self) {
         self.audit.count(self.word);
+        let uid = self.client.uid();
+        let mut bounded = self.audit.bounded.borrow_mut();
+        if self.word.is_unbounded() && !bounded.pass(uid, Instant::now()) {
+            return;
+        }
+        let more = bounded.kept_back(uid);
         let mut output = self.audit.output.borrow_mut();
         let lost = output.lost();
         output.line(|bytes| {
@@ -177,7 +199,6 @@ impl Entry {
             line.plain("verdict", &self.word.as_str());
             line.number_or_null("rule", self.rule.map(u64::from));
             line.text("why", &self.why);
-            let uid = self.client.uid();
             line.number_or_null("uid", uid.map(u64::from));
             let names = self.audit.names.borrow();
             line.text_or_null("user", uid.and_then(|uid| names.get(&uid)).map(String::as_str));
@@ -194,11 +215,17 @@ impl Entry {
             line.number("ms", u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX));
             line.plain("client", &self.client.address);
             line.text("service", &self.client.service.name);
+            if more > 0 {
+                line.number("more", more);
+            }
             if lost > 0 {
                 line.number("lost", lost);
             }
             line.end();
         });
+        if more > 0 && output.lost() == 0 {
+            bounded.told(uid);
+        }
     }
 }
 
@@ -261,5 +288,36 @@ mod tests {
         let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap()).unwrap();
         assert_eq!(line["lost"], 3);
         assert!(!lines.next().unwrap().contains("lost"));
+    }
+
+    #[test]
+    fn who_is_refused_on_end_does_not_fill_the_log_and_his_next_line_says_how_often() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let lines =
+            std::thread::spawn(|| BufReader::new(reader).lines().map(Result::unwrap).collect::<Vec<_>>());
+        let audit = Rc::new(Audit::new(Output::new(writer.into()).unwrap(), &[]));
+        let client = client();
+        let write = |word| {
+            let mut entry = Entry::begin(&audit, &client);
+            entry.word = word;
+        };
+        for _ in 0..20_000 {
+            write(Word::Limit);
+            write(Word::Refuse);
+        }
+        write(Word::Deny);
+        write(Word::Deny);
+        let refused = audit.verdicts().limit + audit.verdicts().refuse;
+        // its end closes
+        drop(audit);
+        let lines = lines.join().unwrap();
+        let number =
+            |line: &String, name| serde_json::from_str::<serde_json::Value>(line).unwrap()[name].as_u64();
+        assert!(lines.len() < 2000, "{}", lines.len());
+        let told: u64 = lines.iter().filter_map(|line| number(line, "more")).sum();
+        let lost: u64 = lines.iter().filter_map(|line| number(line, "lost")).sum();
+        assert_eq!(refused, 40_000);
+        assert_eq!(u64::try_from(lines.len()).unwrap() + told + lost, 40_002);
+        assert_eq!(number(lines.last().unwrap(), "more"), None, "it is told once");
     }
 }

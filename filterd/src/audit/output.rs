@@ -1,4 +1,5 @@
-//! The descriptor that audit lines are written to. One write a line, at once, so that an answered request is a logged one.
+//! A descriptor that lines are written to, the audit trail's or the log's. One write a line, at once, so that an answered
+//! request is a logged one.
 //! Never waits: a reader that has stopped must not stop the filter.
 
 use crate::sandbox;
@@ -51,6 +52,25 @@ impl Output {
     /// When it is closed.
     pub fn stdout() -> rustix::io::Result<Self> {
         Self::new(rustix::io::dup(std::io::stdout())?)
+    }
+
+    /// Standard error.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub(crate) fn stderr() -> rustix::io::Result<Self> {
+        Self::new(rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 0)?)
+    }
+
+    /// A line for people; it is told before it how many there was no room for.
+    pub(crate) fn log_line(&mut self, line: &[u8]) {
+        let lost = self.lost;
+        self.line(|bytes| {
+            if lost > 0 {
+                bytes.extend_from_slice(format!("{lost} lines could not be written here\n").as_bytes());
+            }
+            bytes.extend_from_slice(line);
+        });
     }
 
     pub(super) fn lost(&self) -> u64 {
