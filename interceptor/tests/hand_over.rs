@@ -482,3 +482,15 @@ fn filterd_gets_to_the_door_whatever_the_umask_of_who_starts_interceptor_is() {
         Filterd::attach();
     });
 }
+
+#[test]
+fn who_comes_and_goes_leaves_the_ports_to_others() {
+    privately("who_comes_and_goes_leaves_the_ports_to_others", || {
+        let _world = World::start();
+        let _filterd = Filterd::attach_asked();
+        sh("echo 40000 40099 > /proc/sys/net/ipv4/ip_local_port_range");
+        for to in [V4, V6].repeat(200) {
+            drop(dial(to));
+        }
+    });
+}

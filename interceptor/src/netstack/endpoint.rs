@@ -156,6 +156,11 @@ impl Endpoint {
             )
     }
 
+    /// Both ends are sent, the client's before it had ours: it is the one that has to wait when all is over.
+    pub(super) fn client_ended_first(&self) -> bool {
+        matches!(self.tcp().state(), State::LastAck | State::Closing)
+    }
+
     /// Whether [`Self::put`] would be offered room.
     #[must_use]
     pub fn has_room(&self) -> bool {

@@ -252,10 +252,19 @@ impl<T: Default> Netstack<T> {
             Link { shape: self.shape, arrived: Some(segment.packet), wire, scratch: &mut self.scratch };
         let tcp = &mut connection.tcp;
         let was_answered = tcp.answered();
-        if contain(|| tcp.ingress(time, &mut link)).is_none() {
+        let taken = contain(|| {
+            let client_first = tcp.client_ended_first();
+            tcp.ingress(time, &mut link);
+            let lingers = client_first && tcp.phase() == Phase::Over;
+            if lingers {
+                tcp.egress(time, &mut link); // an acknowledgement that waits
+            }
+            lingers
+        });
+        let Some(lingers) = taken else {
             self.remove(key);
             return Entry::Panicked;
-        }
+        };
         if !connection.tcp.answered() {
             self.remove(key);
             // reset in the handshake; or a SYN that our parser took and smoltcp did not: a wrong checksum, for one
@@ -267,6 +276,11 @@ impl<T: Default> Netstack<T> {
         if connection.counted_half_open && connection.tcp.phase() == Phase::Open {
             connection.counted_half_open = false;
             self.admission.established(connection.uid());
+        }
+        if lingers {
+            // its kernel has all that we sent, and would keep the port in TIME-WAIT for a minute; of those it has 28,000
+            // to the service, and whoever comes and goes fast enough would leave none to the other users
+            self.refuse(segment, wire);
         }
         self.touch(key);
         Entry::Taken

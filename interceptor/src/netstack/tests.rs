@@ -244,6 +244,28 @@ fn no_connection_lingers_in_time_wait_and_its_port_can_be_used_again_at_once() {
 }
 
 #[test]
+fn a_client_that_ends_first_or_at_once_with_us_is_not_left_waiting_with_its_port() {
+    for (client, together) in clients().into_iter().flat_map(|client| [(client, false), (client, true)]) {
+        let mut bench = Bench::new();
+        let open = bench.connect(client);
+        let (key, fin) = (bench.only(), client.segment("FA", open.sequence, open.expected, b""));
+        for first in [!together, together] {
+            if first {
+                bench.packet(&fin);
+            } else {
+                bench.stack.with(key, |c| c.tcp.finish());
+                bench.stack.touch(key);
+                bench.settle();
+            }
+        }
+        let end = open.expected.wrapping_add(1);
+        let (_, sent) = bench.packet(&client.segment("A", open.sequence + 1, end, b""));
+        assert_eq!(sent.last().map(|got| (got.flags.as_str(), got.sequence)), Some(("R", end)), "{sent:?}");
+        assert!(bench.stack.is_empty());
+    }
+}
+
+#[test]
 fn the_clients_end_is_acknowledged_though_bytes_came_just_before_it() {
     for client in clients() {
         let mut bench = Bench::new();
