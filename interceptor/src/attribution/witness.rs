@@ -11,6 +11,17 @@ use std::os::fd::BorrowedFd;
 /// longer than its SYN waits in that queue.
 const MAX_KEPT: usize = 16_384;
 
+/// Thirty times the ring, too, and all that SYNs in the tun's queue can need: who has a thousand groups, which any owner of
+/// subordinate gids can have, makes records of six KiB.
+const MAX_BYTES: usize = 8 << 20;
+
+/// About what a record takes of our memory.
+fn size(record: &Record) -> usize {
+    let groups = record.groups.as_ref().map_or(0, |groups| groups.gids.capacity() * size_of::<u32>());
+    let names = record.cgroups.iter().flatten().map(|name| name.capacity() + size_of::<Vec<u8>>());
+    size_of::<Record>() + groups + names.sum::<usize>()
+}
+
 /// Looks at the ring before a record is given up. It is there: what hides it, one of another processor that is still
 /// being written, is whole within a microsecond unless that processor is taken away meanwhile.
 const MOST_LOOKS: usize = 1000;
@@ -22,6 +33,7 @@ struct Kept {
     /// Number and cookie; of records that may have been taken or replaced.
     order: VecDeque<(u64, u64)>,
     came: u64,
+    bytes: usize,
 }
 
 impl Kept {
@@ -29,18 +41,22 @@ impl Kept {
     fn add(&mut self, record: Record) {
         self.came += 1;
         let cookie = record.cookie;
+        drop(self.take(cookie));
+        self.bytes += size(&record);
         self.by_cookie.insert(cookie, (self.came, record));
         self.order.push_back((self.came, cookie));
-        while self.order.len() > MAX_KEPT {
+        while self.order.len() > MAX_KEPT || self.bytes > MAX_BYTES {
             let Some((number, cookie)) = self.order.pop_front() else { break };
             if self.by_cookie.get(&cookie).is_some_and(|(newest, _)| *newest == number) {
-                self.by_cookie.remove(&cookie);
+                drop(self.take(cookie));
             }
         }
     }
 
     fn take(&mut self, cookie: u64) -> Option<Record> {
-        self.by_cookie.remove(&cookie).map(|(_, record)| record)
+        let (_, record) = self.by_cookie.remove(&cookie)?;
+        self.bytes -= size(&record);
+        Some(record)
     }
 
     /// The newest of a cookie, when `look` has seen all that there is; before, an older one may be known.
@@ -100,6 +116,7 @@ impl Witness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::GroupList;
 
     fn record(cookie: u64, uid: u32) -> Record {
         Record { cookie, uid, connecting: None, namespace_owner: None, groups: None, cgroups: None }
@@ -147,5 +164,29 @@ mod tests {
         assert_eq!(kept.take(2), None);
         assert_eq!(kept.take(1), Some(record(1, 5)));
         assert!(kept.by_cookie.len() <= MAX_KEPT && kept.order.len() <= MAX_KEPT);
+    }
+
+    #[test]
+    fn large_records_are_fewer_and_more_than_wait_in_the_tun() {
+        let groups = GroupList { gids: vec![7; 1025], cut: true };
+        let large = |cookie| Record {
+            groups: Some(groups.clone()),
+            cgroups: Some(vec![vec![b'a'; 255]; Record::LEVELS]),
+            ..record(cookie, 5)
+        };
+        let mut kept = Kept::default();
+        for cookie in 0..5000 {
+            kept.add(large(cookie));
+            kept.add(large(cookie)); // sent again
+        }
+        let held: usize = kept.by_cookie.values().map(|(_, record)| size(record)).sum();
+        assert_eq!(kept.bytes, held);
+        assert!(held <= MAX_BYTES && kept.by_cookie.len() >= 1000, "{}", kept.by_cookie.len());
+        assert_eq!(kept.take(4999), Some(large(4999)));
+        assert_eq!(kept.take(0), None);
+        for cookie in 0..5000 {
+            kept.take(cookie);
+        }
+        assert_eq!(kept.bytes, 0);
     }
 }
