@@ -61,9 +61,11 @@ impl Table {
         self.own.insert(four_tuple, Own { serial: self.serial, connecting: Some(socket), ending: false });
         self.order.push_back((self.serial, four_tuple));
         while self.own.len() > MOST {
-            let Some((serial, oldest)) = self.order.pop_front() else { break };
-            if self.is(&oldest, serial) {
-                self.own.remove(&oldest);
+            // one that ends is hardly missed; the oldest may be in the middle of an answer
+            let ending = self.ending.pop_front().map(|(_, serial, four_tuple)| (serial, four_tuple));
+            let Some((serial, goes)) = ending.or_else(|| self.order.pop_front()) else { break };
+            if self.is(&goes, serial) {
+                self.own.remove(&goes);
             }
         }
         if self.order.len() > 2 * MOST {
@@ -227,6 +229,21 @@ mod tests {
         assert!(owns(&mut table, &packet(1, FIN, &[]), now, false));
         assert!(owns(&mut table, &packet(1, ACK, &[]), now + Duration::from_secs(100), false));
         assert!(!owns(&mut table, &packet(1, ACK, &[]), now + Duration::from_secs(121), false));
+    }
+
+    #[test]
+    fn connections_that_ended_take_no_place_of_one_that_lives() {
+        let now = Instant::now();
+        let mut table = Table::default();
+        table.enter(four_tuple(1), 7);
+        table.connected(&four_tuple(1));
+        for port in 2..=60_000 {
+            table.enter(four_tuple(port), 7);
+            table.connected(&four_tuple(port));
+            assert!(owns(&mut table, &packet(port, FIN, &[]), now, true));
+        }
+        assert!(owns(&mut table, &packet(1, ACK, &[]), now, true));
+        assert!(table.own.len() <= MOST && table.ending.len() <= MOST + 1);
     }
 
     #[test]
