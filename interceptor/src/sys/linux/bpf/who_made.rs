@@ -17,8 +17,10 @@ const PASS: i32 = -1;
 const DROP: i32 = 2;
 /// Of `struct __sk_buff` and `struct bpf_sock` in linux/bpf.h.
 const PACKET_SOCKET: i16 = 168;
+const SOCKET_TYPE: i16 = 8;
 const SOCKET_PROTOCOL: i16 = 12;
 const SOCKET_STATE: i16 = 72;
+const RAW: i32 = 3;
 const TCP: i32 = 6;
 const SYN_SENT: i32 = 2;
 /// user_namespaces(7): namespaces are nested 32 deep at most.
@@ -130,8 +132,7 @@ pub(super) fn program(
     std::mem::take(a).finish()
 }
 
-/// R7 = the packet's socket, R9 = the same in full. Only one that connects: an answer of ours or of others is no SYN. What
-/// is no TCP would be thrown away when it is read; but anybody can send it faster than that, and SYNs would be lost.
+/// R7 = the packet's socket, R9 = the same in full. Only one that connects: an answer of ours or of others is no SYN.
 fn connecting_socket(a: &mut Assembler, exits: &Exits) {
     a.load(Bits64, R7, R6, PACKET_SOCKET);
     a.jump_if(R7, When::Equal, 0, exits.pass);
@@ -139,10 +140,20 @@ fn connecting_socket(a: &mut Assembler, exits: &Exits) {
     a.call(Call::FullSocket);
     a.jump_if(R0, When::Equal, 0, exits.pass);
     a.copy(R9, R0);
-    a.load(Bits32, R1, R9, SOCKET_PROTOCOL);
-    a.jump_if(R1, When::NotEqual, TCP, exits.drop);
+    only_tcp(a, exits);
     a.load(Bits32, R1, R9, SOCKET_STATE);
     a.jump_if(R1, When::NotEqual, SYN_SENT, exits.pass);
+}
+
+/// What is no TCP would be thrown away when it is read; but anybody can send it faster than that, and SYNs would be lost.
+/// For what raw sockets send, root has to answer.
+fn only_tcp(a: &mut Assembler, exits: &Exits) {
+    let may_pass = a.label();
+    a.load(Bits32, R1, R9, SOCKET_TYPE);
+    a.jump_if(R1, When::Equal, RAW, may_pass);
+    a.load(Bits32, R1, R9, SOCKET_PROTOCOL);
+    a.jump_if(R1, When::NotEqual, TCP, exits.drop);
+    a.place(may_pass);
 }
 
 /// R8 = this processor's room for one record. No packet leaves twice at once on one processor.
