@@ -84,7 +84,7 @@ for line in sys.stdin:
         shutil.copy(program, f"{sys.argv[1]}/unit/{package}")
     name = target["name"]
     if "test" in target["kind"] and package == "filterd" and name in {
-        "asked", "channel", "exchanges", "kept_upstream", "reload", "sandbox", "sent_is_judged", "start", "tokens",
+        "asked", "channel", "exchanges", "kept_upstream", "log", "reload", "sandbox", "sent_is_judged", "start", "tokens",
     }:
         shutil.copy(program, f"{sys.argv[1]}/unit/{package}-{name}")
 ' "$bundle"
