@@ -13,7 +13,7 @@ use std::process::Command;
 fn with_pipe() -> (Filterd, File) {
     let place = Place::new();
     let path = place.0.join("stderr");
-    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
     let pipe = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let flags = rustix::fs::fcntl_getfl(&pipe).unwrap();
     rustix::fs::fcntl_setfl(&pipe, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
