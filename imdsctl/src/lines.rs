@@ -32,6 +32,12 @@ pub(crate) struct Line {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) status: u16,
+    /// Requests of the same user before it that have no line.
+    #[serde(default)]
+    pub(crate) more: u64,
+    /// Lines of anybody before it that could not be written.
+    #[serde(default)]
+    pub(crate) lost: u64,
 }
 
 impl Line {

@@ -82,8 +82,11 @@ fn shown(line: &Line) -> String {
     let unit = line.unit.as_deref().map_or(String::new(), |unit| format!(" ({})", printable(unit)));
     let audit = if line.verdict == WOULD_DENY { "AUDIT " } else { "" };
     let why = if line.why.is_empty() { String::new() } else { format!("  {}", printable(&line.why)) };
+    let missing = |count: u64, what| if count == 0 { String::new() } else { format!("  [{count} {what}]") };
+    let more = missing(line.more, "more of this user before");
+    let lost = missing(line.lost, "lines lost before");
     format!(
-        "{} {audit}{} {}  {}{unit}  {} {}{why}\n",
+        "{} {audit}{} {}  {}{unit}  {} {}{why}{more}{lost}\n",
         printable(&line.time),
         printable(&line.verdict),
         line.status,
@@ -114,4 +117,20 @@ fn sum(options: &Options, source: &mut Source) -> Result<String, Fault> {
         let _ = writeln!(out, "{count:>8}  {user:<16} {unit:<28} {path}");
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_line_of_its_own_is_told_of_with_the_next() {
+        let line = r#"{"v":1,"time":"2026-11-22T03:00:00.000Z","verdict":"deny","rule":2,"why":"","uid":33,"user":"www","unit":null,"exe":null,"method":"GET","path":"/latest","status":403"#;
+        let shown_with = |rest: &str| shown(&Line::parse(format!("{line}{rest}}}").as_bytes()).unwrap());
+        let alone = shown_with("");
+        assert!(alone.ends_with("GET /latest\n"), "{alone}");
+        let told = shown_with(r#","more":25,"lost":3"#);
+        let wanted = "GET /latest  [25 more of this user before]  [3 lines lost before]\n";
+        assert!(told.ends_with(wanted), "{told}");
+    }
 }
